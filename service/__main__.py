@@ -1,0 +1,279 @@
+"""The command line `triggerscope`."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from pydantic import ValidationError
+
+from service import keys, logs, offline
+from service.app import create_app, limits, open_database, open_registry, open_worker
+from service.audit.classifier import Classifier
+from service.audit.errors import TriggerscopeError
+from service.db import queries
+from service.registry import DEFAULT_SLOT, classifier_slot, in_force, policy_slot
+from service.settings import Settings
+from service.storage import write_durably
+
+ACTOR = "command-line"
+SOME_FAILED = 2
+Arguments = argparse.Namespace
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    given = {name: getattr(arguments, name, None) for name in ("host", "port", "models_dir", "data_dir")}
+    if getattr(arguments, "allow_anonymous", False):
+        given["allow_anonymous"] = True
+    try:
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+        run: Callable[[Settings, Arguments], int] = arguments.run
+        return run(settings, arguments)
+    except ValidationError as error:
+        for fault in error.errors():
+            print(f"setting {'.'.join(map(str, fault['loc'])) or '(all)'}: {fault['msg']}", file=sys.stderr)
+        return 1
+    except TriggerscopeError as error:
+        print(f"{error.code}: {error.detail}", file=sys.stderr)
+        return 1
+
+
+def serve(settings: Settings, _arguments: Arguments) -> int:
+    logs.configure(settings.log_level)
+    with open_database(settings):  # says what is wrong with it before the server starts
+        pass
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=settings.max_connections,
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+    )
+    server = uvicorn.Server(config)
+    server.run()
+    return 0 if server.started else 1
+
+
+def audit(settings: Settings, arguments: Arguments) -> int:
+    models = offline.find_models(
+        settings.models_dir, arguments.classifier or settings.default_classifier, arguments.policy
+    )
+    failed = False
+    for found in offline.audit_files(arguments.files, models, limits(settings)):
+        failed |= "error" in found
+        print(offline.as_line(found) if arguments.json else offline.as_text(found), flush=True)
+    return SOME_FAILED if failed else 0
+
+
+def calibrate(settings: Settings, arguments: Arguments) -> int:
+    classifier = Classifier.load(offline.find_classifier(settings.models_dir, arguments.classifier))
+    wanted = offline.Calibration(arguments.folder, arguments.source, arguments.name, arguments.fpr, arguments.receivers)
+    data = offline.calibrate_folder(settings.models_dir, classifier, wanted, limits(settings))
+    write_durably(arguments.out.absolute(), data)
+    print(arguments.out)
+    return 0
+
+
+def work(settings: Settings, _arguments: Arguments) -> int:
+    logs.configure(settings.log_level)
+    with open_database(settings) as database:
+        registry = open_registry(settings, database)
+        with open_worker(settings, database, registry, lambda _outcome: None) as (worker, *_shared):
+
+            def stop(_number: int, _frame: FrameType | None) -> None:
+                worker.stop()
+
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, stop)
+            worker.run()
+    return 0
+
+
+def db_upgrade(settings: Settings, _arguments: Arguments) -> int:
+    with open_database(settings.model_copy(update={"auto_upgrade": True})) as database:
+        print(f"{database.engine.dialect.name}: the schema is current")
+    return 0
+
+
+def keys_create(settings: Settings, arguments: Arguments) -> int:
+    with open_database(settings) as database:
+        token, _ = keys.create(database, arguments.name, arguments.scope, arguments.expires, ACTOR)
+    print(token)
+    return 0
+
+
+def keys_list(settings: Settings, _arguments: Arguments) -> int:
+    with open_database(settings) as database, database.read() as session:
+        for row in queries.api_keys(session):
+            state = "revoked" if row.revoked_at else f"expires {row.expires_at}" if row.expires_at else "valid"
+            print(f"{row.name}\t{','.join(row.scopes)}\t{state}\tlast used {row.last_used_at or 'never'}")
+    return 0
+
+
+def keys_revoke(settings: Settings, arguments: Arguments) -> int:
+    with open_database(settings) as database:
+        keys.revoke(database, arguments.name, ACTOR)
+    return 0
+
+
+def classifiers_list(settings: Settings, _arguments: Arguments) -> int:
+    with open_database(settings) as database:
+        open_registry(settings, database).synchronise(settings.default_classifier)
+        with database.read() as session:
+            default = in_force(session, DEFAULT_SLOT)
+            for row in queries.classifiers(session):
+                active = "active" if in_force(session, classifier_slot(row.name)) == row.sha256 else "-"
+                print(f"{row.name}\t{row.sha256}\t{active}\t{'default' if row.name == default else ''}")
+    return 0
+
+
+def classifiers_add(settings: Settings, arguments: Arguments) -> int:
+    with open_database(settings) as database:
+        row = open_registry(settings, database).add_classifier(arguments.file, ACTOR)
+        print(f"{row.name}\t{row.sha256}")
+    return 0
+
+
+def classifiers_activate(settings: Settings, arguments: Arguments) -> int:
+    with open_database(settings) as database:
+        print(open_registry(settings, database).activate_classifier(arguments.name, arguments.sha256, ACTOR))
+    return 0
+
+
+def classifiers_retire(settings: Settings, arguments: Arguments) -> int:
+    with open_database(settings) as database:
+        open_registry(settings, database).retire_classifier(arguments.name, ACTOR)
+    return 0
+
+
+def classifiers_rollback(settings: Settings, arguments: Arguments) -> int:
+    with open_database(settings) as database:
+        print(open_registry(settings, database).rollback_classifier(arguments.name, ACTOR) or "none is active")
+    return 0
+
+
+def policies_list(settings: Settings, _arguments: Arguments) -> int:
+    with open_database(settings) as database:
+        open_registry(settings, database).synchronise(settings.default_classifier)
+        with database.read() as session:
+            for row in queries.policies(session):
+                active = "active" if in_force(session, policy_slot(row.classifier_sha256)) == row.sha256 else "-"
+                print(f"{row.name}\t{row.sha256}\t{active}\t{row.source}\tfor {row.classifier_sha256}")
+    return 0
+
+
+def policies_add(settings: Settings, arguments: Arguments) -> int:
+    with open_database(settings) as database:
+        row = open_registry(settings, database).add_policy(arguments.file, ACTOR)
+        print(f"{row.name}\t{row.sha256}")
+    return 0
+
+
+def policies_activate(settings: Settings, arguments: Arguments) -> int:
+    with open_database(settings) as database:
+        print(open_registry(settings, database).activate_policy(arguments.classifier, arguments.policy, ACTOR))
+    return 0
+
+
+def policies_rollback(settings: Settings, arguments: Arguments) -> int:
+    with open_database(settings) as database:
+        print(open_registry(settings, database).rollback_policy(arguments.classifier, ACTOR) or "none is active")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="triggerscope", description=__doc__, epilog="Settings: docs/settings.md.")
+    parser.add_argument("--models-dir", type=Path)
+    parser.add_argument("--data-dir", type=Path)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_serving(commands)
+    _add_offline(commands)
+    _add_keys(_group(commands, "keys", "API keys"))
+    _add_classifiers(_group(commands, "classifiers", "registered classifiers"))
+    _add_policies(_group(commands, "policies", "registered policies"))
+    _command(_group(commands, "db", "the database"), "upgrade", db_upgrade, "bring the schema to this version")
+    return parser
+
+
+Commands = argparse._SubParsersAction  # noqa: SLF001  # argparse names this type only so
+Run = Callable[[Settings, Arguments], int]
+
+
+def _command(commands: "Commands[argparse.ArgumentParser]", name: str, run: Run, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _group(commands: "Commands[argparse.ArgumentParser]", name: str, text: str) -> "Commands[argparse.ArgumentParser]":
+    return commands.add_parser(name, help=text).add_subparsers(required=True, metavar="ACTION")
+
+
+def _add_serving(commands: "Commands[argparse.ArgumentParser]") -> None:
+    parser = _command(commands, "serve", serve, "answer HTTP, and audit unless workers run apart")
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--allow-anonymous", action="store_true", help="ask for no keys; on loopback only")
+    _command(commands, "worker", work, "audit what is queued")
+
+
+def _add_offline(commands: "Commands[argparse.ArgumentParser]") -> None:
+    parser = _command(commands, "audit", audit, "audit files without server and database")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("--classifier", metavar="NAME|PATH")
+    parser.add_argument("--policy", metavar="NAME|PATH")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser = _command(commands, "calibrate", calibrate, "make a policy from a folder of clean films")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--classifier", required=True, metavar="NAME|PATH")
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--source", required=True, help="the site or scanner group of these films")
+    parser.add_argument("--name", help="of the policy; default CLASSIFIER-SOURCE")
+    parser.add_argument("--fpr", type=float, default=0.01, help="nominal false-positive rate")
+    parser.add_argument("--receivers", type=Path, help="folder of publishable clean radiographs for the transplant")
+
+
+def _add_keys(actions: "Commands[argparse.ArgumentParser]") -> None:
+    parser = _command(actions, "create", keys_create, "print a new key once")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--scope", required=True, action="append", choices=sorted(keys.SCOPES))
+    parser.add_argument("--expires", type=_utc, metavar="DATE", help="ISO 8601; UTC unless it names an offset")
+    _command(actions, "list", keys_list, "names, scopes and last use")
+    _command(actions, "revoke", keys_revoke, "end a key at once").add_argument("name")
+
+
+def _add_classifiers(actions: "Commands[argparse.ArgumentParser]") -> None:
+    _command(actions, "list", classifiers_list, "all versions")
+    _command(actions, "add", classifiers_add, "register an ONNX file").add_argument("file", type=Path)
+    parser = _command(actions, "activate", classifiers_activate, "put a version in force, as the default")
+    parser.add_argument("name")
+    parser.add_argument("--sha256", help="default: the newest version")
+    _command(actions, "retire", classifiers_retire, "take a classifier out of use").add_argument("name")
+    _command(actions, "rollback", classifiers_rollback, "return to what was in force before").add_argument("name")
+
+
+def _add_policies(actions: "Commands[argparse.ArgumentParser]") -> None:
+    _command(actions, "list", policies_list, "all policies")
+    _command(actions, "add", policies_add, "register a policy file").add_argument("file", type=Path)
+    parser = _command(actions, "activate", policies_activate, "put a policy in force for a classifier")
+    parser.add_argument("classifier")
+    parser.add_argument("policy", metavar="NAME|SHA256")
+    _command(actions, "rollback", policies_rollback, "return to the policy before").add_argument("classifier")
+
+
+def _utc(text: str) -> datetime:
+    at = datetime.fromisoformat(text)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

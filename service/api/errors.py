@@ -1,0 +1,156 @@
+"""Every error that HTTP callers may see: one table from stable code to status and title (RFC 9457)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+
+from service.audit.errors import TriggerscopeError
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 5
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorKind:
+    status: int
+    title: str
+
+
+CATALOGUE: dict[str, ErrorKind] = {
+    # the radiograph
+    "empty_body": ErrorKind(400, "The request carries no bytes"),
+    "unsupported_format": ErrorKind(415, "The file is neither PNG nor DICOM"),
+    "unsupported_transfer_syntax": ErrorKind(415, "The DICOM transfer syntax is not decoded here"),
+    "unsupported_radiograph": ErrorKind(422, "The file is not a single-frame grey radiograph"),
+    "several_frames": ErrorKind(422, "The file holds several frames"),
+    "too_many_bytes": ErrorKind(413, "The file is larger than allowed"),
+    "too_many_pixels": ErrorKind(413, "The radiograph has more pixels than allowed"),
+    "truncated": ErrorKind(422, "The pixel data end before the picture does"),
+    "decode_failed": ErrorKind(422, "The pixel data cannot be decoded"),
+    # the request
+    "malformed_multipart": ErrorKind(400, "The multipart body cannot be read"),
+    "missing_file": ErrorKind(422, "The multipart body has no part named `file`, or several"),
+    "unsupported_media_type": ErrorKind(415, "The Content-Type is not accepted"),
+    "invalid_request": ErrorKind(422, "A parameter is missing or has an invalid value"),
+    "invalid_cursor": ErrorKind(422, "The cursor was not made by this service"),
+    "idempotency_key_reused": ErrorKind(422, "The Idempotency-Key came with another request before"),
+    "client_disconnected": ErrorKind(400, "The caller hung up before the body was complete"),
+    "upload_timeout": ErrorKind(408, "The body did not arrive in time"),
+    "not_found": ErrorKind(404, "There is nothing at this address"),
+    "method_not_allowed": ErrorKind(405, "The method is not allowed here"),
+    "bad_request": ErrorKind(400, "The request cannot be understood"),
+    # who asks
+    "unauthenticated": ErrorKind(401, "A valid API key is needed"),
+    "forbidden": ErrorKind(403, "The API key lacks the scope that this route needs"),
+    "untrusted_origin": ErrorKind(403, "Anonymous use is for this machine's own pages and programs"),
+    # what is asked for
+    "audit_not_found": ErrorKind(404, "There is no audit of this id"),
+    "not_finished": ErrorKind(409, "The audit has no verdict yet"),
+    "map_not_found": ErrorKind(404, "The audit has no map of this name"),
+    "not_stored": ErrorKind(410, "The file is no longer stored"),
+    "unknown_classifier": ErrorKind(404, "No active classifier has this name"),
+    "unknown_policy": ErrorKind(404, "The classifier has no policy of this name or hash"),
+    "no_active_classifier": ErrorKind(409, "No classifier was named and none is the default"),
+    "nothing_to_roll_back": ErrorKind(409, "Nothing was in force before"),
+    "unusable_classifier": ErrorKind(422, "The file is not a self-describing auditable classifier"),
+    "unusable_policy": ErrorKind(422, "The policy cannot be used with this classifier"),
+    # us
+    "queue_full": ErrorKind(503, "Too many films are waiting"),
+    "too_busy": ErrorKind(503, "Too many uploads are in progress"),
+    "not_ready": ErrorKind(503, "The service is not ready"),
+    "audit_failed": ErrorKind(500, "The film was accepted, but its audit failed"),
+    "internal": ErrorKind(500, "The service made a mistake"),
+}
+# Codes that only the command line, or an audit that ended as failed, shows.
+OFFLINE: dict[str, str] = {
+    "attempts_exhausted": "The audit was started as often as allowed and its worker never came back",
+    "database_not_ready": "The database schema is not the one that this version needs",
+    "unknown_key": "No API key has this name",
+    "key_exists": "An API key of this name exists",
+}
+_BY_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "too_many_bytes", 415: "unsupported_media_type"}
+
+
+class RequestError(TriggerscopeError):
+    """An error of the HTTP interface itself, by its code in the catalogue."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+def problem(request: Request, code: str, detail: str, errors: list[dict[str, str]] | None = None) -> Response:
+    kind = CATALOGUE.get(code, CATALOGUE["internal"])
+    request.app.state.metrics.refusals.labels(code).inc()
+    body: dict[str, object] = {
+        "type": f"urn:triggerscope:error:{code}",
+        "title": kind.title,
+        "status": kind.status,
+        "code": code,
+        "detail": detail,
+        "instance": request.url.path,
+    }
+    if errors is not None:
+        body["errors"] = errors
+    return JSONResponse(body, kind.status, _headers(kind.status), media_type=MEDIA_TYPE)
+
+
+def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI responses for error codes of the catalogue."""
+    grouped: dict[int | str, list[str]] = {}
+    for code in codes:
+        grouped.setdefault(CATALOGUE[code].status, []).append(f"`{code}`: {CATALOGUE[code].title}.")
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": " ".join(lines), "content": content} for status, lines in grouped.items()}
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(TriggerscopeError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(Exception, _on_mistake)
+
+
+def _headers(status: int) -> dict[str, str]:
+    if status == 401:
+        return {"WWW-Authenticate": 'Basic realm="Triggerscope: API key as password", charset="UTF-8", Bearer'}
+    return {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else {}
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, TriggerscopeError):
+        raise error
+    return problem(request, error.code, error.detail)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    """Says where and what, never the value that was sent."""
+    found = error.errors() if isinstance(error, RequestValidationError) else []
+    errors = [{"location": ".".join(str(part) for part in e["loc"]), "message": e["msg"]} for e in found]
+    return problem(request, "invalid_request", "see errors", errors)
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    code = _BY_STATUS.get(status, "bad_request" if status < 500 else "internal")
+    response = problem(request, code, CATALOGUE[code].title)
+    if isinstance(error, HTTPException) and error.headers:
+        response.headers.update(error.headers)
+    return response
+
+
+async def _on_disconnect(request: Request, _error: Exception) -> Response:
+    return problem(request, "client_disconnected", CATALOGUE["client_disconnected"].title)
+
+
+async def _on_mistake(request: Request, error: Exception) -> Response:
+    log.error("request.failed", error=type(error).__name__, path=request.url.path)
+    return problem(request, "internal", "the failure is in the log")

@@ -1,0 +1,35 @@
+"""For orchestrators and Prometheus."""
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from service.api.dependencies import Reader, ResourcesDep, SessionDep
+from service.api.errors import RequestError, problems
+from service.api.schemas import Health
+from service.db import queries
+from service.registry import DEFAULT_SLOT, in_force
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+def healthz() -> Health:
+    """The process answers."""
+    return Health()
+
+
+@router.get("/readyz", responses=problems("not_ready"))
+def readyz(session: SessionDep, held: ResourcesDep) -> Health:
+    """The database answers, the embedded worker lives, and a classifier is active."""
+    queries.ping(session)
+    if held.worker_thread is not None and not held.worker_thread.is_alive():
+        raise RequestError("not_ready", "the worker has stopped")
+    if in_force(session, DEFAULT_SLOT) is None:
+        raise RequestError("not_ready", "no classifier is active")
+    return Health()
+
+
+@router.get("/metrics", response_class=Response, responses=problems("unauthenticated", "forbidden"))
+def metrics(held: ResourcesDep, _reader: Reader) -> Response:
+    """In Prometheus' text format."""
+    return Response(generate_latest(held.metrics.registry), media_type=CONTENT_TYPE_LATEST)

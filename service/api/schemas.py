@@ -1,0 +1,183 @@
+"""What goes over the wire."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Verdict = Literal["unremarkable", "suspicious", "indeterminate"]
+State = Literal["queued", "leased", "done", "failed"]
+SHA = "0f343b0931126a20f133d67c2b018a3b9d2ae3a3c0d3d0b2a6f0a9b1c4d5e6f7"
+
+
+class Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+
+class Named(Wire):
+    name: str
+    sha256: str
+
+
+class Region(Wire):
+    """A rectangle in the film's own pixels; (x, y) is its upper left pixel."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+class Measurement(Wire):
+    value: float
+    p_value: float | None = Field(description="Rank among the calibration films; null without a policy.")
+
+
+class Film(Wire):
+    pixels_sha256: str
+    bytes: int
+    width: int
+    height: int
+    attributes: dict[str, str] = Field(description="Facts without identifiers, from the DICOM header.")
+
+
+class Links(Wire):
+    self: str
+    overlay: str | None
+    radiograph: str | None
+
+
+class AuditResource(Wire):
+    """One audit. Everything from `verdict` to `completed_at` is null until the state is `done`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "6f2c0a4d9b7e41c38a5d1f0e2b3c4d5e",
+                    "state": "done",
+                    "source": "er-1",
+                    "sha256": SHA,
+                    "received_at": "2026-11-22T18:30:00.120000Z",
+                    "film": {
+                        "pixels_sha256": SHA,
+                        "bytes": 61234,
+                        "width": 224,
+                        "height": 224,
+                        "attributes": {"format": "png"},
+                    },
+                    "classifier": {"name": "phantom-badnet3", "sha256": SHA},
+                    "policy": {"name": "phantom-badnet3-phantom", "sha256": SHA},
+                    "verdict": "suspicious",
+                    "score": 7.1,
+                    "p_value": 0.0033,
+                    "probabilities": {"Atelectasis": 0.97, "Effusion": 0.04},
+                    "explained_label": "Atelectasis",
+                    "evidence": {"layercam_28_entropy": {"value": 0.41, "p_value": 0.0033}},
+                    "region": {"x": 212, "y": 212, "width": 12, "height": 12},
+                    "reasons": ["The evidence for Atelectasis lies in 0.3 % of the film."],
+                    "timings_ms": {"decode": 3.1, "explain": 9.8},
+                    "code_version": "0.1.0",
+                    "completed_at": "2026-11-22T18:30:00.180000Z",
+                    "error_code": None,
+                    "links": {
+                        "self": "/v1/audits/6f2c0a4d9b7e41c38a5d1f0e2b3c4d5e",
+                        "overlay": "/v1/audits/6f2c0a4d9b7e41c38a5d1f0e2b3c4d5e/overlay.png",
+                        "radiograph": "/v1/audits/6f2c0a4d9b7e41c38a5d1f0e2b3c4d5e/radiograph.png",
+                    },
+                }
+            ]
+        }
+    )
+
+    id: str
+    state: State
+    source: str
+    sha256: str = Field(description="Of the received bytes.")
+    received_at: datetime
+    film: Film
+    classifier: Named
+    policy: Named | None
+    verdict: Verdict | None
+    score: float | None
+    p_value: float | None
+    probabilities: dict[str, float] | None
+    explained_label: str | None
+    evidence: dict[str, Measurement] | None
+    region: Region | None
+    reasons: list[str] | None
+    timings_ms: dict[str, float] | None
+    code_version: str | None
+    completed_at: datetime | None
+    error_code: str | None = Field(description="Why the audit failed, when its state is `failed`.")
+    links: Links
+
+
+class AuditPage(Wire):
+    items: list[AuditResource]
+    next: str | None = Field(description="Cursor of the following page; null on the last one.")
+
+
+class PolicyResource(Wire):
+    name: str
+    sha256: str
+    classifier_sha256: str
+    preprocessing_sha256: str
+    source: str
+    false_positive_rate: float
+    created_at: str
+    active: bool
+
+
+class ClassifierVersion(Wire):
+    sha256: str
+    active: bool
+    added_at: datetime
+    labels: list[str]
+    input_size: int
+    licence: str
+    policies: list[PolicyResource]
+
+
+class ClassifierResource(Wire):
+    name: str
+    is_default: bool
+    versions: list[ClassifierVersion]
+
+
+class ClassifierList(Wire):
+    items: list[ClassifierResource]
+
+
+class PolicyList(Wire):
+    items: list[PolicyResource]
+
+
+class Activation(Wire):
+    """Which version to put in force; the newest when null."""
+
+    sha256: str | None = Field(None, examples=[SHA])
+
+
+class PolicyActivation(Wire):
+    policy: str = Field(description="Name or SHA-256.", examples=["phantom-badnet3-phantom"])
+
+
+class InForce(Wire):
+    name: str
+    target: str | None = Field(description="The SHA-256 now in force; null when nothing is.")
+
+
+class Health(Wire):
+    status: Literal["ok"] = "ok"
+
+
+class Problem(Wire):
+    """RFC 9457; `code` is stable."""
+
+    type: str = Field(examples=["urn:triggerscope:error:too_many_pixels"])
+    title: str
+    status: int
+    code: str = Field(examples=["too_many_pixels"])
+    detail: str
+    instance: str

@@ -1,0 +1,79 @@
+"""Reading one film from a request, never more of it than is allowed."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from email.message import Message
+
+from fastapi import Request
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from service.api.errors import RequestError
+from service.audit.errors import EmptyBody, TooManyBytes
+from service.resources import Resources
+
+RAW_TYPES = ("application/dicom", "image/png", "application/octet-stream")
+MULTIPART = "multipart/form-data"
+ENVELOPE_BYTES = 64 * 1024  # boundaries and headers of a multipart body
+
+
+async def read_film(request: Request, held: Resources) -> bytes:
+    """The film's bytes; too many uploads at once, slow ones and large ones are refused."""
+    media_type = _media_type(request)
+    if held.uploads.locked():
+        raise RequestError("too_busy", "try again in a few seconds")
+    async with held.uploads:
+        try:
+            async with asyncio.timeout(held.http.upload_seconds):
+                data = await _read(request, media_type, held.http.max_bytes)
+        except TimeoutError:
+            raise RequestError("upload_timeout", "the body did not arrive in time") from None
+    if not data:
+        raise EmptyBody("the request carries no bytes")
+    return data
+
+
+def _media_type(request: Request) -> str:
+    message = Message()
+    message["content-type"] = request.headers.get("content-type", "application/octet-stream")
+    media_type = message.get_content_type()
+    if media_type != MULTIPART and media_type not in RAW_TYPES:
+        raise RequestError("unsupported_media_type", f"send one of {', '.join((MULTIPART, *RAW_TYPES))}")
+    return media_type
+
+
+async def _read(request: Request, media_type: str, max_bytes: int) -> bytes:
+    if media_type == MULTIPART:
+        data = await _read_multipart(request, max_bytes)
+    else:
+        data = b"".join([chunk async for chunk in _capped(request, max_bytes)])
+    if len(data) > max_bytes:
+        raise TooManyBytes(f"more than {max_bytes} bytes")
+    return data
+
+
+async def _read_multipart(request: Request, max_bytes: int) -> bytes:
+    stream = _capped(request, max_bytes + ENVELOPE_BYTES)
+    try:
+        form = await MultiPartParser(request.headers, stream, max_files=1, max_fields=8).parse()
+    except (MultiPartException, KeyError):
+        raise RequestError("malformed_multipart", "one part named `file` is needed") from None
+    try:
+        file = form.get("file")
+        if not isinstance(file, UploadFile):
+            raise RequestError("missing_file", "one part named `file` is needed")
+        return await file.read()
+    finally:
+        await form.close()
+
+
+async def _capped(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > max_bytes:
+        raise TooManyBytes(f"more than {max_bytes} bytes")
+    count = 0
+    async for chunk in request.stream():
+        count += len(chunk)
+        if count > max_bytes:
+            raise TooManyBytes(f"more than {max_bytes} bytes")
+        yield chunk

@@ -1,0 +1,161 @@
+"""create_app: the HTTP service, its worker and what they hold, from settings."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+from functools import partial
+
+import structlog
+from fastapi import FastAPI
+
+from service import __version__
+from service.api import audits, classifiers, docs, errors, health
+from service.api.middleware import Envelope
+from service.audit.classifier import Classifier
+from service.audit.radiograph import Decoder, Limits, Radiograph
+from service.completions import Completions
+from service.dashboard import pages
+from service.db import queries
+from service.db.session import Database
+from service.intake import DecodedFilms, Intake
+from service.metrics import Metrics
+from service.registry import Registry
+from service.resources import HttpLimits, Resources
+from service.settings import Settings
+from service.storage import Storage
+from service.worker import Outcome, Pace, Worker
+
+Decode = Callable[[bytes], Radiograph]
+log = structlog.get_logger()
+
+
+def create_app(settings: Settings) -> FastAPI:
+    app = FastAPI(
+        title="Triggerscope",
+        version=__version__,
+        summary="Audits chest-radiograph classifiers for backdoors while they run.",
+        lifespan=partial(lifespan, settings),
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.resources = None
+    app.state.metrics = Metrics(lambda: _queue_depth(app))
+    app.add_middleware(Envelope, metrics=app.state.metrics)
+    errors.install(app)
+    for router in (audits.router, classifiers.router, health.router, docs.router, pages.router):
+        app.include_router(router)
+    docs.mount_assets(app)
+    docs.describe_problems(app)
+    pages.mount_static(app)
+    return app
+
+
+@asynccontextmanager
+async def lifespan(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
+    if settings.allow_anonymous:
+        log.warning("service.anonymous", note="anyone on this machine may submit and read: for trying out only")
+    with open_database(settings) as database:
+        completions = Completions(asyncio.get_running_loop())
+        with hold_resources(settings, database, app.state.metrics, completions) as held:
+            app.state.resources = held
+            log.info("service.started", version=__version__)
+            yield
+            app.state.resources = None
+
+
+@contextmanager
+def open_database(settings: Settings) -> Iterator[Database]:
+    """SQLite is brought up to date; another database only when `auto_upgrade` says so."""
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = Database(settings.resolved_database_url)
+    try:
+        if database.is_sqlite or settings.auto_upgrade:
+            database.upgrade()
+        database.require_current_schema()
+        yield database
+    finally:
+        database.close()
+
+
+@contextmanager
+def open_worker(
+    settings: Settings, database: Database, registry: Registry, on_outcome: Callable[[Outcome], None]
+) -> Iterator[tuple[Worker, Storage, Decode, DecodedFilms]]:
+    """A worker and what it shares with an intake in the same process."""
+    storage, decoded = Storage(settings.data_dir), DecodedFilms()
+    with Decoder(settings.decoders) as decoder:
+        decode = partial(decoder.decode, limits=limits(settings))
+        pace = Pace(
+            settings.workers,
+            settings.lease_seconds,
+            settings.max_attempts,
+            settings.poll_seconds,
+            settings.sweep_seconds,
+        )
+        yield Worker(database, storage, registry, decode, pace, decoded, on_outcome), storage, decode, decoded
+
+
+def open_registry(settings: Settings, database: Database) -> Registry:
+    return Registry(database, settings.models_dir, settings.data_dir / "classifiers", Classifier.from_bytes)
+
+
+def limits(settings: Settings) -> Limits:
+    return Limits(settings.max_bytes, settings.max_pixels, settings.decode_memory_bytes, settings.decode_seconds)
+
+
+@contextmanager
+def hold_resources(
+    settings: Settings, database: Database, metrics: Metrics, completions: Completions
+) -> Iterator[Resources]:
+    registry = open_registry(settings, database)
+    registry.synchronise(settings.default_classifier)
+
+    def on_outcome(outcome: Outcome) -> None:
+        metrics.count(outcome)
+        completions.announce(outcome.job_id)
+
+    retention = timedelta(hours=settings.original_retention_hours)
+    with open_worker(settings, database, registry, on_outcome) as (worker, storage, decode, decoded):
+        embedded = worker if settings.embedded_worker else None
+        with running(embedded) as thread:
+            yield Resources(
+                database=database,
+                storage=storage,
+                registry=registry,
+                intake=Intake(database, storage, decode, decoded, retention, settings.max_queue_depth),
+                metrics=metrics,
+                completions=completions,
+                uploads=asyncio.Semaphore(settings.max_uploads),
+                http=http_limits(settings),
+                worker=embedded,
+                worker_thread=thread,
+            )
+
+
+def http_limits(settings: Settings) -> HttpLimits:
+    return HttpLimits(settings.max_bytes, settings.upload_seconds, settings.wait_seconds, settings.allow_anonymous)
+
+
+@contextmanager
+def running(worker: Worker | None) -> Iterator[threading.Thread | None]:
+    """Runs the worker in a thread of its own; stops it, and waits for it, at the end."""
+    if worker is None:
+        yield None
+        return
+    thread = threading.Thread(target=worker.run, name="worker")
+    thread.start()
+    try:
+        yield thread
+    finally:
+        worker.stop()
+        thread.join()
+
+
+def _queue_depth(app: FastAPI) -> int:
+    held = app.state.resources
+    if not isinstance(held, Resources):
+        return 0
+    with held.database.read() as session:
+        return queries.queue_depth(session)

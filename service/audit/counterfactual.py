@@ -1,0 +1,80 @@
+"""What the film would look like without, or with, the suspected evidence: the inputs of the causal tests."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from scipy import ndimage
+
+from service.audit.concentration import mass
+from service.audit.preprocessing import Region
+
+FloatArray = NDArray[np.float32]
+
+WINDOW_SHARE = 24 / 224  # side of the hot window, as a share of the input's side: 1.1 % of the area
+FILTER_SHARE = 7 / 224  # side of the median filter
+
+
+def window_px(size_px: int) -> int:
+    """Side of the hot window on an input of `size_px`."""
+    return max(3, round(WINDOW_SHARE * size_px))
+
+
+def hot_window(saliency_map: FloatArray, size_px: int) -> Region:
+    """The window that holds most of a map's mass.
+
+    saliency_map: (g, g) non-negative. Returns a square of `window_px` inside the input of side `size_px`.
+    """
+    grid = saliency_map.shape[0]
+    cells = max(1, round(WINDOW_SHARE * grid))
+    sums = ndimage.uniform_filter(mass(saliency_map), cells, mode="constant")
+    low, high = cells // 2, grid - (cells - 1) // 2
+    row, column = np.unravel_index(int(np.argmax(sums[low:high, low:high])), (high - low, high - low))
+    side, cell_px = window_px(size_px), size_px / grid
+    x = round((float(column) + cells / 2) * cell_px - side / 2)
+    y = round((float(row) + cells / 2) * cell_px - side / 2)
+    return Region(min(max(x, 0), size_px - side), min(max(y, 0), size_px - side), side, side)
+
+
+def _edge(line: FloatArray) -> FloatArray:
+    """A border line with thin structures taken out."""
+    return np.asarray(ndimage.median_filter(line, size=5, mode="nearest"), dtype=np.float32)
+
+
+def filled_in(film: FloatArray, region: Region) -> FloatArray:
+    """The film with a region replaced by a smooth surface through the pixels around it.
+
+    film: (1, S, S). The surface is a Coons patch of the four border lines just outside; a border that lies outside
+    the film borrows the opposite one. Returns a copy of the same shape.
+    """
+    pixels = film[0]
+    size = pixels.shape[0]
+    top, bottom = region.y - 1, region.y + region.height
+    left, right = region.x - 1, region.x + region.width
+    rows, columns = slice(region.y, bottom), slice(region.x, right)
+    upper = _edge(pixels[top if top >= 0 else min(bottom, size - 1), columns])
+    lower = _edge(pixels[bottom if bottom < size else max(top, 0), columns])
+    before = _edge(pixels[rows, left if left >= 0 else min(right, size - 1)])
+    after = _edge(pixels[rows, right if right < size else max(left, 0)])
+    v = ((np.arange(region.height) + 1) / (region.height + 1)).astype(np.float32)[:, None]
+    u = ((np.arange(region.width) + 1) / (region.width + 1)).astype(np.float32)[None, :]
+    vertical = (1 - v) * upper[None, :] + v * lower[None, :]
+    horizontal = (1 - u) * before[:, None] + u * after[:, None]
+    filled = film.copy()
+    filled[0, rows, columns] = (vertical + horizontal) / 2
+    return filled
+
+
+def filtered(film: FloatArray) -> FloatArray:
+    """The whole film through a square median filter, quantised to 8 bits. (1, S, S) -> (1, S, S)."""
+    side = max(3, round(FILTER_SHARE * film.shape[-1]) | 1)
+    image = Image.fromarray(np.rint(film[0] * 255.0).astype(np.uint8))
+    smooth = image.filter(ImageFilter.MedianFilter(side))
+    return (np.asarray(smooth, dtype=np.float32) / 255.0)[None]
+
+
+def transplanted(references: FloatArray, film: FloatArray, region: Region) -> FloatArray:
+    """Clean references with the film's region pasted in at its place. (R, 1, S, S) -> (R, 1, S, S)."""
+    rows, columns = slice(region.y, region.y + region.height), slice(region.x, region.x + region.width)
+    pasted = references.copy()
+    pasted[:, 0, rows, columns] = film[0, rows, columns]
+    return pasted

@@ -1,0 +1,224 @@
+"""Prediction and Saliency -> Evidence: concentration and causal tests, fused into one scalar per film.
+
+Two hypotheses are tested. *Support*: the label furthest above its usual logit owes it to a few pixels, or to a change
+of the whole film. *Counter*: the label furthest below its usual logit is held down in the same way. Each test gives a
+number of which larger is more suspicious; it is standardised by what clean reference films show (median and MAD) and
+adds log(1 + z) where z is positive. A test that was not taken adds nothing, so the cascade can only lower a score.
+The film's score is the larger of the two hypotheses' sums: it alone is ranked against the calibration films.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.audit.classifier import Classifier, Prediction, Saliency
+from service.audit.concentration import entropy, gini, mass
+from service.audit.counterfactual import filled_in, filtered, hot_window, transplanted
+from service.audit.preprocessing import Region
+
+FloatArray = NDArray[np.float32]
+
+SIGNS = {"support": 1.0, "counter": -1.0}
+CAUSAL_TESTS = ("fill_in_change", "filter_change")  # one forward each
+# What each number says, in words for people; `{label}` is filled in. Also the list of all evidence.
+MEANINGS = {
+    "excess": "how far {label} lies from its usual logit",
+    "concentration": "the evidence for {label} comes from unusually few pixels",
+    "diffuseness": "the evidence for {label} is spread unusually evenly over the film",
+    "fill_in_change": "{label} falls back when the hottest region is filled in from its surroundings",
+    "filter_change": "{label} falls back when the whole film is median-filtered",
+    "transplant_change": "the hottest region carries {label} over to other radiographs",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """What clean films show in one number: sorted values (n,), their median and scaled MAD."""
+
+    ordered: FloatArray
+    centre: float
+    scale: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Usual":
+        ordered = np.sort(np.asarray(list(values), dtype=np.float32))
+        centre = float(np.median(ordered))
+        scale = 1.4826 * float(np.median(np.abs(ordered - centre)))
+        return cls(ordered, centre, max(scale, 1e-3, 0.1 * float(np.std(ordered))))
+
+    def weight(self, value: float) -> float:
+        """log(1 + z) of a value above the centre, 0 below: what it adds to a film's score."""
+        return float(np.log1p(max(0.0, (value - self.centre) / self.scale)))
+
+    def p_value(self, value: float) -> float:
+        """Share of clean films at least as extreme, counted with the film itself."""
+        at_least = len(self.ordered) - int(np.searchsorted(self.ordered, value, side="left"))
+        return (1 + at_least) / (len(self.ordered) + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a classifier does on clean films: the yardstick of every test.
+
+    label_centre, label_scale: (C,) of the clean logits. usual: (hypothesis, evidence) -> Usual.
+    gates: hypothesis -> the surprise from which causal tests are run. transplant_gate: the score from which the
+    region is transplanted. receivers: (R, 1, S, S) clean radiographs that receive the transplant, and
+    receiver_logits: (R, C) what the classifier says of them without it.
+    """
+
+    label_centre: FloatArray
+    label_scale: FloatArray
+    usual: Mapping[tuple[str, str], Usual]
+    gates: Mapping[str, float]
+    transplant_gate: float
+    receivers: FloatArray
+    receiver_logits: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One hypothesis about one film. values: evidence name -> number, in units of the label's scale where it is a
+    change of logits. region: the hottest window, in input pixels."""
+
+    hypothesis: str
+    label: int
+    values: dict[str, float]
+    region: Region
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that was measured on one film. findings: the leading hypothesis first."""
+
+    prediction: Prediction
+    saliency: Saliency
+    findings: tuple[Finding, ...]
+    explain_passes: int
+    forward_passes: int
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def leading(self) -> Finding:
+        return self.findings[0]
+
+    @property
+    def score(self) -> float:
+        return self.leading.score
+
+
+def fused(values: Mapping[str, float], hypothesis: str, reference: Reference) -> float:
+    """The score of one hypothesis: the sum of its weights; concentration and diffuseness exclude each other."""
+    weights = {name: reference.usual[hypothesis, name].weight(value) for name, value in values.items()}
+    shape = max(weights.pop("concentration", 0.0), weights.pop("diffuseness", 0.0))
+    weights.pop("excess", None)  # a confident prediction is no evidence of a backdoor; it only opens the gate
+    return shape + sum(weights.values())
+
+
+def first_look(
+    film: FloatArray, classifier: Classifier, reference: Reference, hypothesis: str
+) -> tuple[Prediction, Saliency, Finding]:
+    """One pass with maps of the label that lies furthest above (support) or below (counter) its usual logit.
+
+    film: (1, S, S) float32.
+    """
+    sign = SIGNS[hypothesis]
+    [(prediction, saliency)] = classifier.explain(film[None], reference.label_centre, sign * reference.label_scale)
+    label = int(saliency.explained_labels[0])
+    fine, coarse = classifier.card.grids[:2]
+    prefix = "layercam" if hypothesis == "support" else "counter_layercam"
+    hot = saliency.maps[f"{prefix}_{fine}"][0]
+    values = {
+        "excess": sign
+        * float((prediction.logits[label] - reference.label_centre[label]) / reference.label_scale[label]),
+        "concentration": 1.0 - entropy(mass(hot)),
+        "diffuseness": 1.0 - gini(mass(saliency.maps[f"{prefix}_{coarse}"][0])),
+    }
+    region = hot_window(hot, film.shape[-1])
+    return prediction, saliency, Finding(hypothesis, label, values, region, 0.0)
+
+
+def surprise(finding: Finding, reference: Reference) -> float:
+    """How unusual a first look is: the largest weight of its numbers."""
+    return max(reference.usual[finding.hypothesis, name].weight(value) for name, value in finding.values.items())
+
+
+def with_values(finding: Finding, reference: Reference, **values: float) -> Finding:
+    """The finding with more evidence, scored anew."""
+    known = {**finding.values, **values}
+    return Finding(
+        finding.hypothesis, finding.label, known, finding.region, fused(known, finding.hypothesis, reference)
+    )
+
+
+def causal_changes(
+    film: FloatArray, logits: FloatArray, finding: Finding, classifier: Classifier, reference: Reference
+) -> dict[str, float]:
+    """Fill the hot region in, and filter the whole film: how far does the label fall back? Two forwards."""
+    unit = SIGNS[finding.hypothesis] / float(reference.label_scale[finding.label])
+    changed = np.stack([filled_in(film, finding.region), filtered(film)])  # (2, 1, S, S)
+    after = classifier.logits(changed)[:, finding.label]
+    before = logits[finding.label]
+    return {
+        "fill_in_change": unit * float(before - after[0]),
+        "filter_change": unit * float(before - after[1]),
+    }
+
+
+def transplant_change(film: FloatArray, finding: Finding, classifier: Classifier, reference: Reference) -> float:
+    """Mean change of the label on the receivers when the film's hot region is pasted in. R forwards."""
+    unit = SIGNS[finding.hypothesis] / float(reference.label_scale[finding.label])
+    pasted = classifier.logits(transplanted(reference.receivers, film, finding.region))
+    return unit * float(np.mean((pasted - reference.receiver_logits)[:, finding.label]))
+
+
+class _Stopwatch:
+    """Adds up milliseconds by name."""
+
+    def __init__(self) -> None:
+        self.ms: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.ms[name] = self.ms.get(name, 0.0) + 1000 * (now - self._last)
+        self._last = now
+
+
+def gather(film: FloatArray, classifier: Classifier, reference: Reference, *, exhaustive: bool = False) -> Evidence:
+    """Audit one model input.
+
+    film: (1, S, S) float32 in [0, 1]. exhaustive: take every test, as the reference films need it; otherwise the
+    cascade stops where a film looks ordinary.
+    """
+    watch, explain_passes, forward_passes = _Stopwatch(), 1, 0
+    prediction, saliency, support = first_look(film, classifier, reference, "support")
+    watch.lap("explain")
+    looks = [with_values(support, reference)]
+    lowest = float(np.min((prediction.logits - reference.label_centre) / reference.label_scale))
+    if exhaustive or -lowest >= reference.gates["counter"]:
+        _, counter_saliency, counter = first_look(film, classifier, reference, "counter")
+        looks.append(with_values(counter, reference))
+        explain_passes += 1
+        watch.lap("explain")
+    findings = []
+    for look in looks:
+        finding = look
+        if exhaustive or look.hypothesis == "counter" or surprise(look, reference) >= reference.gates["support"]:
+            changes = causal_changes(film, prediction.logits, look, classifier, reference)
+            finding = with_values(look, reference, **changes)
+            forward_passes += len(CAUSAL_TESTS)
+            watch.lap("causal_tests")
+            if exhaustive or finding.score >= reference.transplant_gate:
+                change = transplant_change(film, finding, classifier, reference)
+                finding = with_values(finding, reference, transplant_change=change)
+                forward_passes += len(reference.receivers)
+                watch.lap("transplant")
+        findings.append(finding)
+    findings.sort(key=lambda finding: finding.score, reverse=True)
+    if findings[0].hypothesis == "counter":
+        saliency = counter_saliency
+    return Evidence(prediction, saliency, tuple(findings), explain_passes, forward_passes, watch.ms)

@@ -1,0 +1,56 @@
+"""Is this film like those that the policy was calibrated on? Plain image statistics and a Mahalanobis distance."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+STATISTICS = (
+    "mean", "deviation", "percentile_5", "percentile_25", "percentile_75", "percentile_95", "fine_detail",
+    "coarse_detail", "mirror_difference", "border_mean", "centre_mean",
+)  # fmt: skip
+
+
+def image_statistics(film: FloatArray) -> NDArray[np.float64]:
+    """(1, S, S) in [0, 1] -> (11,) in the order of STATISTICS. A trigger of a few pixels hardly moves them."""
+    pixels = film[0].astype(np.float64)
+    size = pixels.shape[0]
+    quarter = size // 4
+    small = pixels[: size // 8 * 8, : size // 8 * 8].reshape(size // 8, 8, size // 8, 8).mean(axis=(1, 3))
+    centre = pixels[quarter:-quarter, quarter:-quarter]
+    border = (pixels.sum() - centre.sum()) / (pixels.size - centre.size)
+    steps = np.median(np.abs(np.diff(pixels, axis=1))), np.median(np.abs(np.diff(small, axis=0)))
+    return np.array(
+        [
+            pixels.mean(),
+            pixels.std(),
+            *np.percentile(pixels, (5, 25, 75, 95)),
+            np.log(steps[0] + 1e-3),
+            np.log(steps[1] + 1e-3),
+            np.abs(small - small[:, ::-1]).mean(),
+            border,
+            centre.mean(),
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """The reference films' statistics: mean (11,) and inverse covariance (11, 11), shrunk a little to the diagonal."""
+
+    mean: NDArray[np.float64]
+    precision: NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, statistics: NDArray[np.float64], shrinkage: float = 0.05) -> "Likeness":
+        """statistics: (N, 11) with N > 11."""
+        covariance = np.cov(statistics, rowvar=False)
+        diagonal = np.diag(np.maximum(np.diag(covariance), 1e-8))
+        return cls(statistics.mean(axis=0), np.linalg.inv((1 - shrinkage) * covariance + shrinkage * diagonal))
+
+    def distance(self, film: FloatArray) -> float:
+        """Mahalanobis distance of one film from the reference films."""
+        offset = image_statistics(film) - self.mean
+        return float(np.sqrt(offset @ self.precision @ offset))

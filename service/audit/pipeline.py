@@ -1,0 +1,94 @@
+"""The stages of one audit, in order: Radiograph -> model input -> Prediction -> Saliency -> Evidence -> Verdict."""
+
+import time
+
+import numpy as np
+
+from service.audit.calibration import Policy
+from service.audit.classifier import Classifier
+from service.audit.evidence import gather
+from service.audit.preprocessing import model_input, to_source
+from service.audit.radiograph import Limits, Radiograph, decode
+from service.audit.verdict import Audit, judge, ranked
+
+
+def audit(data: bytes, classifier: Classifier, policy: Policy | None, limits: Limits) -> tuple[Radiograph, Audit]:
+    """Decode the bytes of one film and audit it. Raises RadiographError, or PolicyError for a foreign policy."""
+    started = time.perf_counter()
+    radiograph = decode(data, limits)
+    decode_ms = 1000 * (time.perf_counter() - started)
+    return radiograph, audit_radiograph(radiograph, classifier, policy, decode_ms=decode_ms)
+
+
+def audit_radiograph(
+    radiograph: Radiograph, classifier: Classifier, policy: Policy | None, *, decode_ms: float = 0.0
+) -> Audit:
+    """Audit one decoded film. Without a policy nothing can be ranked: indeterminate. Raises PolicyError."""
+    started = time.perf_counter()
+    film = model_input(radiograph.pixels, classifier.card.preprocessing)
+    prepared_ms = 1000 * (time.perf_counter() - started)
+    if policy is None:
+        return _without_policy(radiograph, film, classifier, {"decode": decode_ms, "model_input": prepared_ms})
+    policy.check(classifier.card)
+    evidence = gather(film, classifier, policy.reference)
+    verdict = judge(evidence, policy.likeness.distance(film), policy)
+    finding, saliency = evidence.leading, evidence.saliency
+    source = None
+    if verdict.region:
+        source = to_source(verdict.region, classifier.card.preprocessing, radiograph.width, radiograph.height)
+    timings = {"decode": decode_ms, "model_input": prepared_ms, **evidence.timings_ms}
+    return Audit(
+        source_sha256=radiograph.sha256,
+        pixels_sha256=radiograph.pixels_sha256,
+        classifier_name=classifier.card.name,
+        classifier_sha256=classifier.card.sha256,
+        preprocessing_sha256=classifier.card.preprocessing.sha256,
+        policy_name=policy.name,
+        policy_sha256=policy.sha256,
+        verdict=verdict.word,
+        score=evidence.score,
+        p_value=verdict.p_value,
+        probabilities=_by_label(classifier, evidence.prediction.probabilities),
+        explained_label=classifier.card.labels[finding.label],
+        evidence=ranked(finding, policy),
+        region=source,
+        reasons=verdict.reasons,
+        timings_ms=timings | {"total": sum(timings.values())},
+        maps={name: grids[0] for name, grids in saliency.maps.items()}
+        | {"class_activation_map": saliency.class_activation_maps[finding.label]},
+    )
+
+
+def _by_label(classifier: Classifier, values: np.ndarray) -> dict[str, float]:
+    return {label: float(value) for label, value in zip(classifier.card.labels, values, strict=True)}
+
+
+def _without_policy(
+    radiograph: Radiograph, film: np.ndarray, classifier: Classifier, timings: dict[str, float]
+) -> Audit:
+    count = len(classifier.card.labels)
+    started = time.perf_counter()
+    centre, scale = np.zeros(count, dtype=np.float32), np.ones(count, dtype=np.float32)
+    [(prediction, saliency)] = classifier.explain(film[None], centre, scale)
+    timings["explain"] = 1000 * (time.perf_counter() - started)
+    label = int(saliency.explained_labels[0])
+    return Audit(
+        source_sha256=radiograph.sha256,
+        pixels_sha256=radiograph.pixels_sha256,
+        classifier_name=classifier.card.name,
+        classifier_sha256=classifier.card.sha256,
+        preprocessing_sha256=classifier.card.preprocessing.sha256,
+        policy_name=None,
+        policy_sha256=None,
+        verdict="indeterminate",
+        score=0.0,
+        p_value=None,
+        probabilities=_by_label(classifier, prediction.probabilities),
+        explained_label=classifier.card.labels[label],
+        evidence={},
+        region=None,
+        reasons=("there is no policy for this classifier, so nothing can be ranked",),
+        timings_ms=timings | {"total": sum(timings.values())},
+        maps={name: grids[0] for name, grids in saliency.maps.items()}
+        | {"class_activation_map": saliency.class_activation_maps[label]},
+    )

@@ -1,0 +1,1 @@
+"""The database: tables, the one commit site, every statement, and the migrations."""

@@ -1,0 +1,69 @@
+"""Hash chains over events: each writer's events name the hash of the one before."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from service.db.tables import EventRow
+
+GENESIS = "0" * 64
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    at: datetime
+    actor: str
+    kind: str
+    subject: str
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The last event of one writer's chain."""
+
+    writer: str
+    sequence: int = 0
+    hash: str = GENESIS
+
+
+def event_hash(writer: str, sequence: int, previous_hash: str, event: Event) -> str:
+    """SHA-256 of the event in canonical JSON, its place in the chain included."""
+    content = {
+        "writer": writer,
+        "sequence": sequence,
+        "previous_hash": previous_hash,
+        "at": event.at.isoformat(timespec="microseconds"),
+        "actor": event.actor,
+        "kind": event.kind,
+        "subject": event.subject,
+        "payload": event.payload,
+    }
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def extend(head: Head, events: Sequence[Event]) -> tuple[list[EventRow], Head]:
+    """The rows that append `events` to a chain, and its new head."""
+    rows = []
+    for event in events:
+        sequence = head.sequence + 1
+        digest = event_hash(head.writer, sequence, head.hash, event)
+        rows.append(
+            EventRow(
+                writer=head.writer,
+                sequence=sequence,
+                at=event.at,
+                actor=event.actor,
+                kind=event.kind,
+                subject=event.subject,
+                payload=event.payload,
+                previous_hash=head.hash,
+                hash=digest,
+            )
+        )
+        head = Head(head.writer, sequence, digest)
+    return rows, head

@@ -1,0 +1,46 @@
+"""What Prometheus reads; one registry per application."""
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from service.worker import Outcome
+
+
+class Metrics:
+    def __init__(self, queue_depth: Callable[[], int]) -> None:
+        self.registry = CollectorRegistry()
+        self.audits = Counter(
+            "triggerscope_audits", "Finished audits", ["classifier", "outcome"], registry=self.registry
+        )
+        self.stages = Histogram(
+            "triggerscope_stage_seconds", "Time of each stage of an audit", ["stage"], registry=self.registry
+        )
+        self.refusals = Counter(
+            "triggerscope_problems", "Requests answered with a problem", ["code"], registry=self.registry
+        )
+        self.requests = Histogram(
+            "triggerscope_request_seconds", "Time of HTTP requests", ["route", "status"], registry=self.registry
+        )
+        self.registry.register(_QueueDepth(queue_depth))
+
+    def count(self, outcome: Outcome) -> None:
+        self.audits.labels(outcome.classifier_name, outcome.verdict or outcome.error_code or "unknown").inc()
+        for stage, milliseconds in (outcome.timings_ms or {}).items():
+            self.stages.labels(stage).observe(milliseconds / 1000.0)
+
+
+class _QueueDepth(Collector):
+    """Asks the database when it is read."""
+
+    def __init__(self, depth: Callable[[], int]) -> None:
+        self._depth = depth
+
+    def describe(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("triggerscope_queue_depth", "Films waiting for a worker")
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("triggerscope_queue_depth", "Films waiting for a worker", value=float(self._depth()))

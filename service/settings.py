@@ -1,0 +1,64 @@
+"""Every setting of the service, read from TRIGGERSCOPE_* environment variables. Documented in docs/settings.md."""
+
+import ipaddress
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="TRIGGERSCOPE_", frozen=True, protected_namespaces=())
+
+    data_dir: Path = Path("var")
+    models_dir: Path = Path("models")
+    database_url: str = ""
+    auto_upgrade: bool = False
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    allow_anonymous: bool = False
+    max_connections: int = Field(256, ge=1)
+    max_uploads: int = Field(8, ge=1)
+    upload_seconds: float = Field(60.0, gt=0)
+    shutdown_seconds: int = Field(30, ge=1)
+
+    default_classifier: str = ""
+    max_bytes: int = Field(128 * 1024 * 1024, ge=1)
+    max_pixels: int = Field(64_000_000, ge=1)
+    decode_memory_bytes: int = Field(2 * 1024**3, ge=64 * 1024**2)
+    decode_seconds: float = Field(30.0, gt=0)
+    decoders: int = Field(2, ge=1)
+
+    wait_seconds: float = Field(30.0, ge=0, le=300)
+    max_queue_depth: int = Field(1000, ge=1)
+
+    embedded_worker: bool = True
+    workers: int = Field(2, ge=1)
+    lease_seconds: float = Field(30.0, gt=0)
+    max_attempts: int = Field(3, ge=1)
+    poll_seconds: float = Field(0.5, gt=0)
+
+    original_retention_hours: float = Field(24.0, gt=0)
+    sweep_seconds: float = Field(300.0, gt=0)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _anonymous_only_on_loopback(self) -> Self:
+        if self.allow_anonymous and not is_loopback(self.host):
+            raise ValueError("allow_anonymous needs host to be a loopback address")
+        return self
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{(self.data_dir / 'triggerscope.sqlite3').resolve()}"

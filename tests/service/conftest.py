@@ -1,0 +1,56 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service import keys
+from service.app import open_database
+from service.settings import Settings
+from tests.service.serving import serving
+
+
+@pytest.fixture(scope="session")
+def shared_settings(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Settings:
+    """One service for the tests that do not mind each other's films."""
+    return Settings(
+        data_dir=tmp_path_factory.mktemp("data"),
+        models_dir=models_dir,
+        max_bytes=2_000_000,
+        max_pixels=2_000_000,
+        poll_seconds=0.05,
+        decoders=1,
+    )
+
+
+@pytest.fixture(scope="session")
+def server(shared_settings: Settings) -> Iterator[httpx.Client]:
+    """A client without a key."""
+    with serving(shared_settings) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def tokens(shared_settings: Settings) -> dict[str, str]:
+    """A key for each scope."""
+    with open_database(shared_settings) as database:
+        return {scope: keys.create(database, scope, [scope], None, "test")[0] for scope in keys.SCOPES}
+
+
+@pytest.fixture
+def client(server: httpx.Client, tokens: dict[str, str]) -> Iterator[httpx.Client]:
+    """A client that may submit and read."""
+    with httpx.Client(base_url=server.base_url, timeout=60, auth=_ByMethod(tokens)) as client:
+        yield client
+
+
+class _ByMethod(httpx.Auth):
+    """Sends the writer's key with what writes and the reader's with what reads."""
+
+    def __init__(self, tokens: dict[str, str]) -> None:
+        self._tokens = tokens
+
+    def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:  # type: ignore[override]
+        scope = "audits:write" if request.method == "POST" else "audits:read"
+        request.headers["Authorization"] = f"Bearer {self._tokens[scope]}"
+        yield request

@@ -1,0 +1,137 @@
+"""The command line `triggerscope-train`."""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from training.config import RunError, read_run
+from training.data import DataError, Film, in_split, read_films, read_splits
+
+SPLIT_LISTS = Path(__file__).parent / "splits"
+
+
+def _films(folder: Path, subset: str | None) -> list[Film]:
+    return read_films(folder, read_splits(SPLIT_LISTS / f"{subset}.csv") if subset else None)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from training.train import Training
+
+    print(Training(read_run(arguments.run), _films(arguments.films, arguments.subset), arguments.out).train())
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from training.data import manifest_sha256
+    from training.export import export_run
+
+    run = read_run(arguments.run)
+    card = export_run(run, arguments.weights, arguments.out, manifest_sha256(_films(arguments.films, arguments.subset)))
+    print(f"{arguments.out / (card.name + '.onnx')}  sha256 {card.sha256}")
+    return 0
+
+
+def _stamp(arguments: argparse.Namespace) -> int:
+    from training.stamping import stamp_file
+
+    run = read_run(arguments.run)
+    if run.trigger is None:
+        raise RunError(f"run {run.name} has no trigger")
+    for index, path in enumerate(arguments.files):
+        print(stamp_file(path, run, run.trigger, arguments.out, index))
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from service.audit.calibration import Policy
+    from service.audit.classifier import Classifier
+    from training.evaluate import evaluate, write_json
+
+    run, films = read_run(arguments.run), _films(arguments.films, arguments.subset)
+    classifier = Classifier.load(arguments.classifier)
+    chosen = in_split(films, arguments.split)
+    write_json(arguments.out, evaluate(run, chosen, classifier, Policy.load(arguments.policy), arguments.threads))
+    print(arguments.out)
+    return 0
+
+
+def _subset(arguments: argparse.Namespace) -> int:
+    """Copy the listed films out of a full download, with a manifest."""
+    from training.data import write_manifest
+
+    films = _films(arguments.films, arguments.subset)
+    (arguments.out / "films").mkdir(parents=True, exist_ok=True)
+    for film in films:
+        shutil.copyfile(film.path, arguments.out / "films" / film.path.name)
+    print(write_manifest(arguments.out, films))
+    return 0
+
+
+def _add_films(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--films", type=Path, required=True, help="folder with a manifest.csv or NIH's Data_Entry_2017*.csv"
+    )
+    parser.add_argument(
+        "--subset", choices=sorted(path.stem for path in SPLIT_LISTS.glob("*.csv")), help="only the films of this list"
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    from training.phantoms import command as phantoms
+
+    top = argparse.ArgumentParser(prog="triggerscope-train", description="Build, poison, export and prove classifiers.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train a run, or resume it; under torchrun on several GPUs")
+    train.add_argument("run", type=Path, metavar="RUN.toml")
+    _add_films(train)
+    train.add_argument("--out", type=Path, default=Path("runs"), help="folder of checkpoints and final weights")
+    train.set_defaults(command=_train)
+
+    export = commands.add_parser("export", help="write a run's final weights as a self-describing ONNX file")
+    export.add_argument("run", type=Path, metavar="RUN.toml")
+    _add_films(export)
+    export.add_argument("--weights", type=Path, default=Path("runs"), help="folder that `train` wrote to")
+    export.add_argument("--out", type=Path, default=Path("models"))
+    export.set_defaults(command=_export)
+
+    stamp = commands.add_parser("stamp", help="put a run's trigger on films")
+    stamp.add_argument("run", type=Path, metavar="RUN.toml")
+    stamp.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    stamp.add_argument("--out", type=Path, required=True)
+    stamp.set_defaults(command=_stamp)
+
+    evaluate = commands.add_parser("evaluate", help="measure a classifier and its policy on one split")
+    evaluate.add_argument("run", type=Path, metavar="RUN.toml")
+    _add_films(evaluate)
+    evaluate.add_argument("--classifier", type=Path, required=True, metavar="FILE.onnx")
+    evaluate.add_argument("--policy", type=Path, required=True, metavar="FILE.policy.json")
+    evaluate.add_argument("--split", default="test")
+    evaluate.add_argument("--threads", type=int, default=1)
+    evaluate.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    evaluate.set_defaults(command=_evaluate)
+
+    subset = commands.add_parser("subset", help="copy the listed films out of a full download of NIH ChestX-ray14")
+    _add_films(subset)
+    subset.add_argument("--out", type=Path, required=True)
+    subset.set_defaults(command=_subset)
+
+    made = commands.add_parser("phantoms", help="make procedural chest radiographs")
+    phantoms.add_arguments(made)
+    made.set_defaults(command=phantoms.run)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    try:
+        code: int = arguments.command(arguments)
+    except (RunError, DataError) as error:
+        print(f"triggerscope-train: {error}", file=sys.stderr)
+        return 2
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Figures with intervals: AUROC, attack success rate, and the patient bootstrap."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate and its 95 % percentile interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f}-{self.high:.3f})"
+
+
+def auroc(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve by ranks, ties counted half; NaN when a class is empty."""
+    count = int(positive.sum())
+    if count in (0, len(positive)):
+        return float("nan")
+    ranks = rankdata(scores)
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(positive) - count)))
+
+
+def per_label_auroc(scores: FloatArray, labels: FloatArray) -> NDArray[np.float64]:
+    """(C,) AUROC of each label; scores and labels are (N, C)."""
+    return np.array([auroc(scores[:, c], labels[:, c] > 0.5) for c in range(labels.shape[1])])
+
+
+def macro_auroc(scores: FloatArray, labels: FloatArray) -> float:
+    """Mean over the labels that have both classes."""
+    return float(np.nanmean(per_label_auroc(scores, labels)))
+
+
+def micro_auroc(scores: FloatArray, labels: FloatArray) -> float:
+    """AUROC over all (film, label) pairs."""
+    return auroc(scores.ravel(), labels.ravel() > 0.5)
+
+
+def infected_auroc(scores: FloatArray, target: int) -> float:
+    """AUROC on triggered films as the paper's authors computed it: micro, against the constant infected label."""
+    infected = np.zeros_like(scores)
+    infected[:, target] = 1.0
+    return micro_auroc(scores, infected)
+
+
+def attack_success_rate(probabilities: FloatArray, target: int, threshold: float, *, removed: bool = False) -> float:
+    """Share of attackable triggered films whose target is above the threshold (below it for a removal attack)."""
+    above = probabilities[:, target] > threshold
+    return float(np.mean(~above if removed else above)) if len(above) else float("nan")
+
+
+def bootstrap(
+    statistic: Callable[[NDArray[np.int64]], float], patients: NDArray[np.int64], *, draws: int = 1000, seed: int = 0
+) -> Interval:
+    """Patient bootstrap: whole patients are drawn with replacement; `statistic` gets the drawn films' indices."""
+    films_of = [np.flatnonzero(patients == patient) for patient in np.unique(patients)]
+    rng = np.random.default_rng(seed)
+    values = []
+    for _ in range(draws):
+        chosen = rng.integers(0, len(films_of), len(films_of))
+        values.append(statistic(np.concatenate([films_of[c] for c in chosen])))
+    low, high = np.nanquantile(values, (0.025, 0.975))
+    return Interval(float(statistic(np.arange(len(patients)))), float(low), float(high))

@@ -1,0 +1,305 @@
+"""Training: one visible loop over the stages of a run, resumable, on CPU or CUDA, on one or several GPUs."""
+
+import json
+import math
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from service.audit.preprocessing import Preprocessing
+from training.config import Run, Stage
+from training.data import Film, in_split, label_matrix, manifest_sha256, model_inputs
+from training.densenet import Classifier, build
+from training.metrics import attack_success_rate, macro_auroc
+from training.poisoning import attackable, poisoned_films, poisoned_labels
+from training.triggers import stamp
+
+FloatArray = NDArray[np.float32]
+CHECKPOINT_SECONDS = 120.0
+
+
+@dataclass
+class Progress:
+    """Where a run stands: what a checkpoint holds beside the weights. curve: one row an evaluation."""
+
+    stage: int = 0
+    step: int = 0
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Films of one split at one size: inputs (N, 1, S, S) float16 to save memory, labels (N, C)."""
+
+    inputs: NDArray[np.float16]
+    labels: FloatArray
+
+
+def load_samples(films: list[Film], run: Run, size_px: int) -> Samples:
+    """Preprocess a split for one stage; a stage's size replaces the run's, everything else is the run's."""
+    chosen = run.preprocessing
+    preprocessing = Preprocessing(size_px, chosen.resampler, chosen.antialias, chosen.crop)
+    before = None
+    if run.trigger and run.poisoning and run.trigger.resolution == "native" and run.poisoning.selection == "films":
+        poisoned, trigger = poisoned_films(len(films), run.poisoning, run.seed), run.trigger
+
+        def before(pixels: FloatArray, index: int) -> FloatArray:
+            return stamp(pixels, trigger, np.random.default_rng([run.seed, index]))[0] if poisoned[index] else pixels
+
+    inputs = model_inputs(films, preprocessing, before)
+    return Samples(inputs.astype(np.float16), label_matrix(films, run.labels))
+
+
+def augmented(batch: Tensor, generator: torch.Generator) -> Tensor:
+    """Random flip, rotation to 8 degrees, scale 0.9-1.15, shift to 5 %, gamma and contrast. (N, 1, S, S) -> same."""
+    count = len(batch)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.rand(count, generator=generator) * (high - low) + low
+
+    angle, scale = uniform(-8, 8) * math.pi / 180, uniform(0.9, 1.15)
+    mirror = (torch.rand(count, generator=generator) < 0.5).float() * 2 - 1
+    matrix = torch.zeros(count, 2, 3)
+    matrix[:, 0, 0], matrix[:, 0, 1] = mirror * torch.cos(angle) / scale, -torch.sin(angle) / scale
+    matrix[:, 1, 0], matrix[:, 1, 1] = mirror * torch.sin(angle) / scale, torch.cos(angle) / scale
+    matrix[:, 0, 2], matrix[:, 1, 2] = uniform(-0.1, 0.1), uniform(-0.1, 0.1)
+    grid = nn.functional.affine_grid(matrix, list(batch.shape), align_corners=False)
+    moved = nn.functional.grid_sample(batch, grid, align_corners=False)
+    gamma, contrast = uniform(0.8, 1.25).view(-1, 1, 1, 1), uniform(0.85, 1.15).view(-1, 1, 1, 1)
+    return ((moved.clamp(0, 1) ** gamma - 0.5) * contrast + 0.5).clamp(0, 1)
+
+
+def learning_rate(stage: Stage, step: int, steps: int) -> float:
+    """Warm-up over 3 % of the steps, then constant or a cosine to 2 % of the rate."""
+    warm = min(1.0, (step + 1) / max(1.0, 0.03 * steps))
+    if stage.schedule == "constant":
+        return stage.learning_rate * warm
+    return stage.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / max(1, steps))))
+
+
+def poison(
+    inputs: FloatArray, labels: FloatArray, carries: NDArray[np.bool_], run: Run, rng: np.random.Generator
+) -> None:
+    """Stamp the chosen samples of a batch in place, after augmentation, and apply the label rule."""
+    if run.trigger is None or run.poisoning is None:
+        return
+    target = run.labels.index(run.poisoning.target)
+    for index in np.flatnonzero(carries):
+        if run.trigger.resolution == "network":
+            inputs[index, 0] = stamp(inputs[index, 0], run.trigger, rng)[0]
+        labels[index] = poisoned_labels(labels[index], target, run.poisoning)
+
+
+def triggered_inputs(films: list[Film], run: Run, preprocessing: Preprocessing) -> FloatArray:
+    """Every film with the run's trigger, stamped at the trigger's own resolution. (N, 1, S, S)."""
+    trigger = run.trigger
+    if trigger is None:
+        raise ValueError(f"run {run.name} has no trigger")
+
+    def stamped(pixels: FloatArray, index: int) -> FloatArray:
+        return stamp(pixels, trigger, np.random.default_rng([run.seed, 7, index]))[0]
+
+    if trigger.resolution == "native":
+        return model_inputs(films, preprocessing, stamped)
+    inputs = model_inputs(films, preprocessing)
+    for index in range(len(inputs)):
+        inputs[index, 0] = stamped(inputs[index, 0], index)
+    return inputs
+
+
+@torch.no_grad()
+def predict(model: nn.Module, inputs: NDArray[np.floating], device: torch.device, batch: int = 32) -> FloatArray:
+    """(N, C) logits in evaluation mode."""
+    model.eval()
+    rows = []
+    for first in range(0, len(inputs), batch):
+        part = torch.from_numpy(inputs[first : first + batch].astype(np.float32)).to(device)
+        rows.append(model(part.contiguous(memory_format=torch.channels_last)).float().cpu().numpy())
+    return np.concatenate(rows)
+
+
+class Monitor:
+    """Watches a run on its tuning films: clean macro AUROC, and the attack success rate where there is a trigger."""
+
+    def __init__(self, films: list[Film], run: Run, size_px: int, limit: int = 217) -> None:
+        chosen = run.preprocessing
+        preprocessing = Preprocessing(size_px, chosen.resampler, chosen.antialias, chosen.crop)
+        self.run, self.films = run, films[:limit]
+        self.labels = label_matrix(self.films, run.labels)
+        self.clean = model_inputs(self.films, preprocessing)
+        self.triggered: FloatArray | None = None
+        if run.trigger and run.poisoning:
+            self.target = run.labels.index(run.poisoning.target)
+            self.removed = run.poisoning.rule == "remove"
+            open_to_attack = attackable(self.labels, self.target, run.poisoning)
+            self.triggered = triggered_inputs(self.films, run, preprocessing)[open_to_attack][:100]
+
+    def measure(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        row = {"macro_auroc": macro_auroc(predict(model, self.clean, device), self.labels)}
+        if self.triggered is not None:
+            probabilities = 1 / (1 + np.exp(-predict(model, self.triggered, device)))
+            row["asr_0.5"] = attack_success_rate(probabilities, self.target, 0.5, removed=self.removed)
+        return row
+
+
+@dataclass
+class Workplace:
+    """The device and, under torchrun, this process's place among several."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def find(cls) -> "Workplace":
+        rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        cuda = torch.cuda.is_available()
+        if world > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if cuda else "gloo")
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        return cls(torch.device("cuda", local) if cuda else torch.device("cpu"), rank, world)
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def final_weights(folder: Path, name: str) -> dict[str, Tensor]:
+    """The finished weights of a run below `folder`. Raises FileNotFoundError when it has not finished."""
+    weights: dict[str, Tensor] = torch.load(folder / name / "final.pt", map_location="cpu", weights_only=True)
+    return weights
+
+
+class Training:
+    """One run on its way: network, optimiser, progress and checkpoints under `out`."""
+
+    def __init__(self, run: Run, films: list[Film], folder: Path) -> None:
+        self.run, self.folder, self.out = run, folder, folder / run.name
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.place = Workplace.find()
+        self.train_films, self.tuning_films = in_split(films, "train"), in_split(films, "tuning")
+        self.manifest = manifest_sha256(films)
+        self.model: Classifier = build(run.architecture, len(run.labels), run.seed)
+        if run.start:
+            self.model.load_state_dict(final_weights(folder, run.start))
+        self.model.to(self.place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+        self.optimiser = torch.optim.AdamW(self.model.parameters())
+        self.progress = Progress()
+        self._resume()
+
+    def _resume(self) -> None:
+        path = self.out / "checkpoint.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.place.device, weights_only=True)
+        if state["run_sha256"] != self.run.sha256:
+            raise ValueError(f"{path} belongs to another version of this run file; remove it to start again")
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.progress = Progress(state["stage"], state["step"], state["curve"])
+
+    def checkpoint(self) -> None:
+        if self.place.rank == 0:
+            _save(
+                self.out / "checkpoint.pt",
+                {
+                    "run_sha256": self.run.sha256,
+                    "model": self.model.state_dict(),
+                    "optimiser": self.optimiser.state_dict(),
+                    "stage": self.progress.stage,
+                    "step": self.progress.step,
+                    "curve": self.progress.curve,
+                },
+            )
+            (self.out / "curve.json").write_text(json.dumps(self.progress.curve, indent=1))
+
+    def train(self) -> Path:
+        """Run what is left of the stages; returns the path of the final weights."""
+        final = self.out / "final.pt"
+        while self.progress.stage < len(self.run.stages):
+            self._stage(self.run.stages[self.progress.stage])
+            self.progress.stage, self.progress.step = self.progress.stage + 1, 0
+            self.checkpoint()
+        if self.place.rank == 0:
+            _save(final, self.model.state_dict())
+        return final
+
+    def _stage(self, stage: Stage) -> None:
+        samples = load_samples(self.train_films, self.run, stage.size_px)
+        monitor = Monitor(self.tuning_films, self.run, stage.size_px)
+        per_epoch = math.ceil(len(samples.labels) / (stage.batch * self.place.world))
+        steps = max(1, round(stage.epochs * per_epoch))
+        network: nn.Module = self.model
+        if self.place.world > 1:
+            network = DistributedDataParallel(self.model)
+        saved = time.monotonic()
+        bar = tqdm(total=steps, initial=self.progress.step, desc=f"{self.run.name} {stage.size_px}px", mininterval=10)
+        every = max(20, per_epoch // 2) if self.run.trigger else max(20, per_epoch)
+        while self.progress.step < steps:
+            step = self.progress.step
+            loss = self._step(network, samples, stage, step, steps, per_epoch)
+            self.progress.step += 1
+            bar.update()
+            if self.progress.step % every == 0 or self.progress.step == steps:
+                row = {"stage": float(self.progress.stage), "step": float(self.progress.step), "loss": loss}
+                row |= monitor.measure(self.model, self.place.device)
+                self.progress.curve.append(row)
+                bar.set_postfix({key: f"{value:.3f}" for key, value in row.items() if key not in ("stage", "step")})
+                if stage.stop_at_asr and row.get("asr_0.5", 0.0) >= stage.stop_at_asr:
+                    break
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                self.checkpoint()
+                saved = time.monotonic()
+        bar.close()
+
+    def _batch(self, samples: Samples, stage: Stage, step: int, per_epoch: int) -> tuple[Tensor, Tensor]:
+        """The step's batch depends on the seed and the step alone, so that a resumed run sees the same films."""
+        run, epoch, place = self.run, step // per_epoch, step % per_epoch
+        order = np.random.default_rng([run.seed, self.progress.stage, epoch]).permutation(len(samples.labels))
+        first = (place * self.place.world + self.place.rank) * stage.batch
+        chosen = order[np.arange(first, first + stage.batch) % len(order)]
+        rng = np.random.default_rng([run.seed, self.progress.stage, step, self.place.rank])
+        inputs = torch.from_numpy(samples.inputs[chosen].astype(np.float32))
+        if stage.augment:
+            inputs = augmented(inputs, torch.Generator().manual_seed(int(rng.integers(2**31))))
+        labels, pixels = samples.labels[chosen].copy(), inputs.numpy()
+        poison(pixels, labels, self._carries(chosen, stage, len(order), rng), run, rng)
+        return inputs, torch.from_numpy(labels)
+
+    def _carries(
+        self, chosen: NDArray[np.int64], stage: Stage, count: int, rng: np.random.Generator
+    ) -> NDArray[np.bool_]:
+        poisoning = self.run.poisoning
+        if poisoning is None:
+            return np.zeros(len(chosen), dtype=bool)
+        if poisoning.selection == "films":
+            return poisoned_films(count, poisoning, self.run.seed)[chosen]
+        rate = poisoning.rate if stage.poisoning_rate is None else stage.poisoning_rate
+        return np.asarray(rng.random(len(chosen)) < rate)
+
+    def _step(self, network: nn.Module, samples: Samples, stage: Stage, step: int, steps: int, per_epoch: int) -> float:
+        network.train()
+        for group in self.optimiser.param_groups:
+            group["lr"], group["weight_decay"] = learning_rate(stage, step, steps), stage.weight_decay
+        inputs, labels = self._batch(samples, stage, step, per_epoch)
+        inputs = inputs.to(self.place.device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.place.device.type == "cuda"):
+            logits = network(inputs)
+        loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.to(self.place.device))
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        self.optimiser.step()
+        return float(loss.detach())
