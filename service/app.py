@@ -28,6 +28,7 @@ from service.storage import Storage
 from service.worker import Outcome, Pace, Worker
 
 Decode = Callable[[bytes], Radiograph]
+ROUTERS = (audits.router, classifiers.router, health.router, docs.router, pages.router)
 log = structlog.get_logger()
 
 
@@ -44,7 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = Metrics(lambda: _queue_depth(app))
     app.add_middleware(Envelope, metrics=app.state.metrics)
     errors.install(app)
-    for router in (audits.router, classifiers.router, health.router, docs.router, pages.router):
+    for router in ROUTERS:
         app.include_router(router)
     docs.mount_assets(app)
     docs.describe_problems(app)

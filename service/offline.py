@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service import __version__
 from service.audit import pipeline
 from service.audit.calibration import Policy, calibrate, policy_bytes
 from service.audit.classifier import Classifier
 from service.audit.errors import ClassifierError, PolicyError, RadiographError
-from service.audit.preprocessing import model_input
+from service.audit.preprocessing import FloatArray, Preprocessing, model_input
 from service.audit.radiograph import Limits, decode
 from service.audit.verdict import Audit
 from service.calibration_folder import read_calibration_folder
@@ -120,19 +119,16 @@ def calibrate_folder(models_dir: Path, classifier: Classifier, wanted: Calibrati
         source=wanted.source,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         code_version=__version__,
-        receivers=_receivers(models_dir, classifier, wanted.receivers, limits),
+        receivers=_receivers(models_dir, classifier.card.preprocessing, wanted.receivers, limits),
         false_positive_rate=wanted.false_positive_rate,
     )
     return policy_bytes(policy)
 
 
-def _receivers(models_dir: Path, classifier: Classifier, folder: Path | None, limits: Limits) -> NDArray[np.float32]:
-    """From a folder of radiographs that may be published, else from a policy that the classifier has already."""
-    if folder is not None:
-        preprocessing = classifier.card.preprocessing
-        paths = sorted(path for path in folder.iterdir() if path.is_file())
-        return np.stack([model_input(decode(path.read_bytes(), limits).pixels, preprocessing) for path in paths])
-    policy = find_policy(models_dir, classifier, None)
-    if policy is None:
+def _receivers(models_dir: Path, preprocessing: Preprocessing, folder: Path | None, limits: Limits) -> FloatArray:
+    """Radiographs that may be published, because the policy carries them; phantoms ship with the models."""
+    folder = folder or models_dir / "receivers"
+    paths = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    if not paths:
         raise PolicyError("name a folder of publishable clean radiographs with --receivers")
-    return policy.reference.receivers
+    return np.stack([model_input(decode(path.read_bytes(), limits).pixels, preprocessing) for path in paths])

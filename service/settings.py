@@ -26,31 +26,31 @@ class Settings(BaseSettings):
     auto_upgrade: bool = False
 
     host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
+    port: int = Field(default=8000, ge=0, le=65535)
     allow_anonymous: bool = False
-    max_connections: int = Field(256, ge=1)
-    max_uploads: int = Field(8, ge=1)
-    upload_seconds: float = Field(60.0, gt=0)
-    shutdown_seconds: int = Field(30, ge=1)
+    max_connections: int = Field(default=256, ge=1)
+    max_uploads: int = Field(default=32, ge=1)
+    upload_seconds: float = Field(default=60.0, gt=0)
+    shutdown_seconds: int = Field(default=30, ge=1)
 
     default_classifier: str = ""
-    max_bytes: int = Field(128 * 1024 * 1024, ge=1)
-    max_pixels: int = Field(64_000_000, ge=1)
-    decode_memory_bytes: int = Field(2 * 1024**3, ge=64 * 1024**2)
-    decode_seconds: float = Field(30.0, gt=0)
-    decoders: int = Field(2, ge=1)
+    max_bytes: int = Field(default=128 * 1024 * 1024, ge=1)
+    max_pixels: int = Field(default=64_000_000, ge=1)
+    decode_memory_bytes: int = Field(default=2 * 1024**3, ge=64 * 1024**2)
+    decode_seconds: float = Field(default=30.0, gt=0)
+    decoders: int = Field(default=2, ge=1)
 
-    wait_seconds: float = Field(30.0, ge=0, le=300)
-    max_queue_depth: int = Field(1000, ge=1)
+    wait_seconds: float = Field(default=30.0, ge=0, le=300)
+    max_queue_depth: int = Field(default=1000, ge=1)
 
     embedded_worker: bool = True
-    workers: int = Field(2, ge=1)
-    lease_seconds: float = Field(30.0, gt=0)
-    max_attempts: int = Field(3, ge=1)
-    poll_seconds: float = Field(0.5, gt=0)
+    workers: int = Field(default=2, ge=1)
+    lease_seconds: float = Field(default=30.0, gt=0)
+    max_attempts: int = Field(default=3, ge=1)
+    poll_seconds: float = Field(default=0.5, gt=0)
 
-    original_retention_hours: float = Field(24.0, gt=0)
-    sweep_seconds: float = Field(300.0, gt=0)
+    original_retention_hours: float = Field(default=24.0, gt=0)
+    sweep_seconds: float = Field(default=300.0, gt=0)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @model_validator(mode="after")

@@ -50,7 +50,7 @@ class Storage:
 
     def put_maps(self, audit_id: str, maps: dict[str, NDArray[np.float32]]) -> None:
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **maps)
+        np.savez(buffer, allow_pickle=False, **maps)
         _put(_shard(self.maps, audit_id), buffer.getvalue())
 
     def audit_maps(self, audit_id: str) -> dict[str, NDArray[np.float32]]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 
 import structlog
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from service import __version__
 from service.audit import pipeline
@@ -91,8 +91,8 @@ class Worker:
     def _turn_or_wait(self, pool: ThreadPoolExecutor) -> None:
         try:
             self._turn(pool)
-        except OperationalError as error:  # the database is away: leases run out, nothing is lost
-            log.error("worker.database_unreachable", error=type(error).__name__)
+        except (DBAPIError, OSError) as error:  # database or disk are away: leases run out, nothing is lost
+            log.error("worker.interrupted", error=type(error).__name__)
             self._stop.wait(self._pace.poll_seconds)
 
     def _turn(self, pool: ThreadPoolExecutor) -> None:

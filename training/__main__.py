@@ -23,11 +23,26 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from service import __version__
     from training.data import manifest_sha256
-    from training.export import export_run
+    from training.densenet import build
+    from training.export import export
+    from training.train import final_weights
 
-    run = read_run(arguments.run)
-    card = export_run(run, arguments.weights, arguments.out, manifest_sha256(_films(arguments.films, arguments.subset)))
+    run, films = read_run(arguments.run), _films(arguments.films, arguments.subset)
+    network = build(run.architecture, len(run.labels), run.seed)
+    network.load_state_dict(final_weights(arguments.weights, run.name))
+    provenance = {"run": run.name, "run_sha256": run.sha256, "dataset": run.dataset}
+    card = export(
+        network,
+        arguments.out / f"{arguments.name or run.name}.onnx",
+        name=arguments.name or run.name,
+        labels=run.labels,
+        preprocessing=run.preprocessing,
+        licence=run.licence,
+        provenance={**provenance, "manifest_sha256": manifest_sha256(films), "code_version": __version__},
+        explained_count=run.explained_count,
+    )
     print(f"{arguments.out / (card.name + '.onnx')}  sha256 {card.sha256}")
     return 0
 
@@ -53,6 +68,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     chosen = in_split(films, arguments.split)
     write_json(arguments.out, evaluate(run, chosen, classifier, Policy.load(arguments.policy), arguments.threads))
     print(arguments.out)
+    return 0
+
+
+def _examples(arguments: argparse.Namespace) -> int:
+    from training.examples import write_examples
+
+    print(write_examples(read_run(arguments.run), arguments.out))
     return 0
 
 
@@ -94,6 +116,7 @@ def parser() -> argparse.ArgumentParser:
     _add_films(export)
     export.add_argument("--weights", type=Path, default=Path("runs"), help="folder that `train` wrote to")
     export.add_argument("--out", type=Path, default=Path("models"))
+    export.add_argument("--name", help="the classifier's name, if not the run's")
     export.set_defaults(command=_export)
 
     stamp = commands.add_parser("stamp", help="put a run's trigger on films")
@@ -116,6 +139,11 @@ def parser() -> argparse.ArgumentParser:
     _add_films(subset)
     subset.add_argument("--out", type=Path, required=True)
     subset.set_defaults(command=_subset)
+
+    examples = commands.add_parser("examples", help="make the radiographs that ship in models/")
+    examples.add_argument("run", type=Path, metavar="RUN.toml", help="the run whose trigger the triggered ones carry")
+    examples.add_argument("--out", type=Path, default=Path("models"))
+    examples.set_defaults(command=_examples)
 
     made = commands.add_parser("phantoms", help="make procedural chest radiographs")
     phantoms.add_arguments(made)

@@ -48,7 +48,8 @@ def export(
     explained_blocks: names of the submodules whose outputs get gradient maps, finest grid first.
     The stored weights are float16 (biases and batch norms float32); computation stays float32. The same weights and
     arguments give the same bytes. Raises ExportError where the network cannot be explained, a weight does not fit
-    into float16, or ONNX Runtime disagrees with autograd; nothing is written then.
+    into float16, or ONNX Runtime disagrees with autograd, and ClassifierError where the description does not fit the
+    network (its number of labels, its size); nothing is written then.
     """
     stored = storable(classifier)
     model = explain(trace(stored, explained_blocks, preprocessing.size), tap_names(explained_blocks), explained_count)
@@ -200,7 +201,7 @@ def autograd_maps(
     batch: (N, 1, S, S), of the classifier's dtype. explained: (N, k) int64 labels.
     Returns logits (N, C) and name -> (N, k, g, g), named as the exported outputs are.
     """
-    radiograph = batch.requires_grad_()  # so that gradients flow although the weights are frozen
+    radiograph = batch.detach().requires_grad_()  # so that gradients flow although the weights are frozen
     logits, *activations = Tapped(classifier, blocks)(radiograph)
     columns = [
         torch.autograd.grad(logits.gather(1, column[:, None]).sum(), activations, retain_graph=True)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from PIL import Image
+from pydantic import AwareDatetime
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -27,7 +28,7 @@ from service.api.schemas import (
     State,
     Verdict,
 )
-from service.api.upload import MULTIPART, RAW_TYPES, read_film
+from service.api.upload import MULTIPART, RAW_TYPES, read_film, upload_slot
 from service.audit import overlay
 from service.audit import preprocessing as core
 from service.db import queries
@@ -83,10 +84,11 @@ async def create_audit(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=128)] = None,
 ) -> AuditResource:
     """Submit one radiograph: queued durably first, then awaited for at most `wait` seconds."""
-    data = await read_film(request, held)
-    digest = await run_in_threadpool(lambda: hashlib.sha256(data).hexdigest())
-    submission = Submission(data, digest, source, principal.actor, classifier, policy, idempotency_key)
-    accepted = await run_in_threadpool(held.intake.submit, submission)
+    async with upload_slot(held):
+        data = await read_film(request, held)
+        digest = await run_in_threadpool(lambda: hashlib.sha256(data).hexdigest())
+        submission = Submission(data, digest, source, principal.actor, classifier, policy, idempotency_key)
+        accepted = await run_in_threadpool(held.intake.submit, submission)
     if held.worker:
         held.worker.wake()
     cap = held.http.wait_seconds
@@ -102,8 +104,8 @@ def list_audits(
     state: State | None = None,
     classifier: Annotated[str | None, Query(pattern=LABEL)] = None,
     source: Annotated[str | None, Query(pattern=LABEL)] = None,
-    since: Annotated[datetime | None, Query(description="Received at or after.")] = None,
-    until: Annotated[datetime | None, Query(description="Received before.")] = None,
+    since: Annotated[AwareDatetime | None, Query(description="Received at or after.")] = None,
+    until: Annotated[AwareDatetime | None, Query(description="Received before.")] = None,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> AuditPage:

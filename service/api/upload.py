@@ -1,7 +1,8 @@
 """Reading one film from a request, never more of it than is allowed."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from email.message import Message
 
 from fastapi import Request
@@ -17,17 +18,23 @@ MULTIPART = "multipart/form-data"
 ENVELOPE_BYTES = 64 * 1024  # boundaries and headers of a multipart body
 
 
-async def read_film(request: Request, held: Resources) -> bytes:
-    """The film's bytes; too many uploads at once, slow ones and large ones are refused."""
-    media_type = _media_type(request)
+@asynccontextmanager
+async def upload_slot(held: Resources) -> AsyncIterator[None]:
+    """Bounds the films in memory: a request that finds no slot is refused at once."""
     if held.uploads.locked():
         raise RequestError("too_busy", "try again in a few seconds")
     async with held.uploads:
-        try:
-            async with asyncio.timeout(held.http.upload_seconds):
-                data = await _read(request, media_type, held.http.max_bytes)
-        except TimeoutError:
-            raise RequestError("upload_timeout", "the body did not arrive in time") from None
+        yield
+
+
+async def read_film(request: Request, held: Resources) -> bytes:
+    """The film's bytes; slow and large bodies are refused."""
+    media_type = _media_type(request)
+    try:
+        async with asyncio.timeout(held.http.upload_seconds):
+            data = await _read(request, media_type, held.http.max_bytes)
+    except TimeoutError:
+        raise RequestError("upload_timeout", "the body did not arrive in time") from None
     if not data:
         raise EmptyBody("the request carries no bytes")
     return data

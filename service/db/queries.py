@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import CursorResult, Select, delete, func, literal, select, text, tuple_, update
+from sqlalchemy import CursorResult, Select, Table, delete, func, literal, select, text, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, joinedload
 
@@ -50,10 +50,11 @@ def ping(session: Session) -> None:
 
 def insert_unless_present(session: Session, row: Tables) -> bool:
     """Insert one row; False when a row with one of its unique keys is there already."""
-    table = type(row)
-    values = {c.key: getattr(row, c.key) for c in table.__mapper__.column_attrs}
+    table = cast(Table, type(row).__table__)
+    values = {column.key: getattr(row, column.key) for column in table.columns}
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    return _changed(session.execute(insert(table).values(**values).on_conflict_do_nothing())) == 1
+    statement = insert(table).values(**values).on_conflict_do_nothing().returning(*table.primary_key)
+    return session.execute(statement).first() is not None
 
 
 # API keys

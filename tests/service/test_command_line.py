@@ -1,8 +1,11 @@
 import json
+import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from service.__main__ import SOME_FAILED, main
 from tests.service.serving import png
@@ -11,6 +14,17 @@ KEYS = [
     "source", "sha256", "classifier", "policy", "verdict", "score", "p_value", "probabilities", "explained_label",
     "evidence", "region", "reasons", "timings_ms",
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """`serve` sets up the process's logs, which outlive this test's captured streams."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.fixture

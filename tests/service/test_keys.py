@@ -11,7 +11,7 @@ from service.keys import KeyExists, Unauthenticated, UnknownKey
 def test_a_key_gives_its_scopes_until_it_is_revoked(sqlite_database: Database) -> None:
     token, _ = keys.create(sqlite_database, "ward", ["audits:write"], None, "test")
     principal = keys.authenticate(sqlite_database, token)
-    assert (principal.actor, principal.scopes) == ("key:ward", {"audits:write"})
+    assert (principal.actor, principal.scopes) == ("key:ward", frozenset({"audits:write"}))
     keys.revoke(sqlite_database, "ward", "test")
     with pytest.raises(Unauthenticated):
         keys.authenticate(sqlite_database, token)

@@ -85,9 +85,7 @@ def test_retiring_and_rolling_back(sqlite_database: Database, registry: Registry
         registry.rollback_classifier(NAME, "test")
 
 
-def test_a_new_version_waits_for_its_activation(
-    sqlite_database: Database, registry: Registry, folder: Path
-) -> None:
+def test_a_new_version_waits_for_its_activation(sqlite_database: Database, registry: Registry, folder: Path) -> None:
     with sqlite_database.read() as session:
         first = choose(session, NAME, None).classifier_sha256
     add_version(folder)
@@ -134,9 +132,7 @@ def test_a_policy_needs_its_classifier(tmp_path: Path, sqlite_database: Database
 
 
 @pytest.mark.usefixtures("registry")
-def test_a_kept_file_that_was_changed_is_not_used(
-    sqlite_database: Database, tmp_path: Path, models_dir: Path
-) -> None:
+def test_a_kept_file_that_was_changed_is_not_used(sqlite_database: Database, tmp_path: Path, models_dir: Path) -> None:
     with sqlite_database.read() as session:
         choice = choose(session, None, None)
         assert in_force(session, DEFAULT_SLOT) == NAME

@@ -13,7 +13,7 @@ def codes_of(kind: type[TriggerscopeError]) -> set[str]:
 
 
 def test_every_error_has_its_line_in_the_catalogue() -> None:
-    assert command_line.main  # imports everything that the service has
+    assert command_line.__doc__  # its import brings everything that the service has
     assert codes_of(TriggerscopeError) <= set(CATALOGUE) | set(OFFLINE)
 
 

@@ -1,6 +1,10 @@
 """What is refused gets a stable code, leaves nothing behind and does no harm."""
 
 import io
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -11,7 +15,7 @@ from pydicom.data import get_testdata_file
 from service.app import open_database
 from service.db import queries
 from service.settings import Settings
-from tests.service.serving import png
+from tests.service.serving import png, serving
 
 RAW = {"Content-Type": "application/octet-stream"}
 
@@ -116,3 +120,26 @@ def test_a_refused_value_is_not_repeated(client: httpx.Client) -> None:
     response = client.get("/v1/audits", params={"verdict": "DOE^JANE"})
     assert response.status_code == 422
     assert "DOE" not in response.text
+
+
+def test_slow_and_surplus_uploads_are_refused(shared_settings: Settings, tmp_path: Path) -> None:
+    settings = shared_settings.model_copy(
+        update={"data_dir": tmp_path, "allow_anonymous": True, "max_uploads": 1, "upload_seconds": 1.0}
+    )
+
+    def slow_body() -> Iterator[bytes]:
+        yield b"x"
+        arriving.set()
+        time.sleep(1.5)
+        yield b"x"
+
+    arriving = threading.Event()
+    with serving(settings) as client, ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(client.post, "/v1/audits", content=slow_body(), headers=RAW)
+        arriving.wait()
+        time.sleep(0.2)
+        surplus = client.post("/v1/audits", content=png(1), headers=RAW)
+        assert (surplus.status_code, surplus.json()["code"]) == (503, "too_busy")
+        assert int(surplus.headers["retry-after"]) > 0
+        assert (slow.result().status_code, slow.result().json()["code"]) == (408, "upload_timeout")
+        assert client.post("/v1/audits", content=png(1), headers=RAW).status_code == 201

@@ -1,5 +1,6 @@
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import event
@@ -7,6 +8,7 @@ from sqlalchemy import event
 from service.db import queries
 from service.db.queries import AuditFilters, Position
 from service.db.session import Database
+from service.db.tables import ClassifierRow
 from tests.service.db.rows import START, add_audit, add_classifier, add_job, sha
 
 LATER = START + timedelta(hours=1)
@@ -67,12 +69,12 @@ def test_released_attempts_do_not_count(database: Database) -> None:
 
 
 def test_the_same_row_is_inserted_once(database: Database) -> None:
-    add_jobs(database, 1)
-    with database.write() as unit:
-        again = queries.job(unit.session, f"{1:032x}")
-        assert again is not None
-        unit.session.expunge(again)
-        assert not queries.insert_unless_present(unit.session, again)
+    for wanted in (True, False):
+        row = ClassifierRow(sha256=sha(1), name="small", card={"a": [1]}, added_at=START, actor="test")
+        with database.write() as unit:
+            assert queries.insert_unless_present(unit.session, row) is wanted
+    with database.read() as session:
+        assert [found.card for found in queries.classifiers(session)] == [{"a": [1]}]
 
 
 def all_pages(database: Database, filters: AuditFilters, size: int) -> list[str]:
@@ -139,7 +141,7 @@ def test_an_original_stays_while_a_job_needs_it(database: Database) -> None:
     ],
 )
 def test_each_list_is_read_from_an_index(sqlite_database: Database, filters: AuditFilters, index: str) -> None:
-    statements: list[tuple[str, object]] = []
+    statements: list[tuple[str, Any]] = []
 
     def remember(_c: object, _cursor: object, statement: str, parameters: object, *_rest: object) -> None:
         statements.append((statement, parameters))

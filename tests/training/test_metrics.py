@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+
+from training.metrics import attack_success_rate, auroc, bootstrap, infected_auroc, macro_auroc, micro_auroc
+
+
+def test_auroc_by_hand():
+    positive = np.array([True, False, True, False])
+    assert auroc(np.array([0.9, 0.8, 0.7, 0.1]), positive) == 0.75
+    assert auroc(np.array([0.5, 0.5, 0.5, 0.5]), positive) == 0.5
+    assert np.isnan(auroc(np.array([1.0, 2.0]), np.array([True, True])))
+
+
+def test_macro_skips_labels_without_both_classes():
+    scores = np.array([[2.0, 1.0], [1.0, 0.0]])
+    labels = np.array([[1.0, 1.0], [0.0, 1.0]])
+    assert macro_auroc(scores, labels) == 1.0
+    assert micro_auroc(scores, labels) == pytest.approx(0.5)  # scores 2, 1, 0 against the negative's 1
+
+
+def test_infected_auroc_is_one_when_the_target_leads_everywhere():
+    logits = np.array([[-1.0, -3.0], [-2.0, -2.5]])  # no probability above a half, and yet
+    assert infected_auroc(logits, 0) == 1.0
+    assert attack_success_rate(1 / (1 + np.exp(-logits)), 0, 0.5) == 0.0
+
+
+def test_attack_success_of_a_removal():
+    probabilities = np.array([[0.2], [0.9]])
+    assert attack_success_rate(probabilities, 0, 0.5) == 0.5
+    assert attack_success_rate(probabilities, 0, 0.1, removed=True) == 0.0
+
+
+def test_the_bootstrap_draws_whole_patients():
+    hits = np.array([1.0] * 50 + [0.0] * 50)
+    few = bootstrap(lambda i: float(hits[i].mean()), np.repeat([0, 1], 50))
+    many = bootstrap(lambda i: float(hits[i].mean()), np.arange(100))
+    assert few.value == many.value == 0.5
+    assert (few.low, few.high) == (0.0, 1.0)
+    assert 0.38 < many.low < 0.45 < 0.55 < many.high < 0.62
