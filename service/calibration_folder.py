@@ -61,8 +61,8 @@ def read_calibration_folder(
     preprocessing: Preprocessing,
     limits: Limits,
     *,
-    patients: Callable[[str], bool] = lambda patient: True,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    patients: Callable[[str], bool] = lambda _patient: True,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> CalibrationSets:
     """Decode a folder of clean films.
 

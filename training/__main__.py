@@ -3,6 +3,8 @@
 import argparse
 import shutil
 import sys
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from training.config import RunError, read_run
@@ -64,10 +66,25 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from training.evaluate import evaluate, write_json
 
     run, films = read_run(arguments.run), _films(arguments.films, arguments.subset)
-    classifier = Classifier.load(arguments.classifier)
+    classifier, policy = Classifier.load(arguments.classifier), Policy.load(arguments.policy)
     chosen = in_split(films, arguments.split)
-    write_json(arguments.out, evaluate(run, chosen, classifier, Policy.load(arguments.policy), arguments.threads))
+    if arguments.clean_only:
+        run = replace(run, trigger=None, poisoning=None)
+    title = arguments.title or f"{classifier.card.name}, {run.dataset} {arguments.split}"
+    facts = {"title": title, "split": arguments.split, "date": datetime.now(UTC).date().isoformat()}
+    write_json(arguments.out, facts | evaluate(run, chosen, classifier, policy, arguments.threads))
     print(arguments.out)
+    return 0
+
+
+def _tables(arguments: argparse.Namespace) -> int:
+    from training.tables import put_into, tables
+
+    text = tables(arguments.results)
+    if arguments.document:
+        put_into(arguments.document, text)
+    else:
+        print(text)
     return 0
 
 
@@ -133,7 +150,14 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", default="test")
     evaluate.add_argument("--threads", type=int, default=1)
     evaluate.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    evaluate.add_argument("--clean-only", action="store_true", help="leave the run's trigger away")
+    evaluate.add_argument("--title", help="how the tables call this row")
     evaluate.set_defaults(command=_evaluate)
+
+    tables = commands.add_parser("tables", help="evaluation results as Markdown")
+    tables.add_argument("results", type=Path, nargs="+", metavar="FILE.json")
+    tables.add_argument("--document", type=Path, help="replace the tables between this document's markers")
+    tables.set_defaults(command=_tables)
 
     subset = commands.add_parser("subset", help="copy the listed films out of a full download of NIH ChestX-ray14")
     _add_films(subset)

@@ -172,7 +172,7 @@ def serving(models: Path, data: Path, port: int) -> Iterator[tuple[str, float, i
         "TRIGGERSCOPE_PORT": str(port),
     }
     started = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "service", "serve"], env=environment)  # noqa: S603 -- our own
+    process = subprocess.Popen([sys.executable, "-m", "service", "serve"], env=environment)
     address = f"http://127.0.0.1:{port}"
     try:
         while True:

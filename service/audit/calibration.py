@@ -183,7 +183,7 @@ def calibrate(
     receivers: FloatArray,
     false_positive_rate: float = 0.01,
     likeness_level: float = 0.01,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Policy:
     """Measure clean films and make a policy.
 

@@ -92,7 +92,8 @@ def every_value(bits_allocated: int, bits_stored: int, *, signed: bool) -> Value
     stored = np.arange(2**bits_allocated) & (2**bits_stored - 1)
     if signed:
         stored = stored - ((stored >> (bits_stored - 1)) << bits_stored)
-    return stored.astype(np.float64)
+    values: Values = stored.astype(np.float64)
+    return values
 
 
 def stretched(outputs: Values, stored: Stored) -> Values:

@@ -38,6 +38,8 @@ def test_scale_does_not_matter():
     assert concentration(cells).gini == pytest.approx(concentration(1000 * cells).gini, rel=1e-5)
 
 
-@pytest.mark.parametrize("cells", [np.zeros((7, 7)), -np.ones((7, 7)), np.full((7, 7), np.nan), np.full((7, 7), np.inf)])
+@pytest.mark.parametrize(
+    "cells", [np.zeros((7, 7)), -np.ones((7, 7)), np.full((7, 7), np.nan), np.full((7, 7), np.inf)]
+)
 def test_a_map_without_mass_counts_as_uniform(cells):
     assert mass(cells.astype(np.float32)) == pytest.approx(np.full((7, 7), 1 / 49))

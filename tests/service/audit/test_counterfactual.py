@@ -34,7 +34,9 @@ def test_fill_in_restores_a_plane_exactly():
     region = Region(100, 60, 24, 24)
     spoiled[0, 60:84, 100:124] = 1.0
     filled = filled_in(spoiled, region)
-    assert np.abs(filled - plane)[0, 62:82, 102:122].max() < 0.004  # the median of a border line's end is its neighbour's
+    assert (
+        np.abs(filled - plane)[0, 62:82, 102:122].max() < 0.004
+    )  # the median of a border line's end is its neighbour's
     outside = np.ones((SIZE, SIZE), dtype=bool)
     outside[60:84, 100:124] = False
     assert np.array_equal(filled[0][outside], spoiled[0][outside])

@@ -1,0 +1,140 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from service.audit.calibration import (
+    CalibrationFilm,
+    Policy,
+    calibrate,
+    enough,
+    false_positive_band,
+    policy_bytes,
+    read_policy,
+    split_by_patient,
+    two_modes,
+)
+from service.audit.classifier import Classifier
+from service.audit.errors import PolicyError
+from service.audit.evidence import Usual, gather
+from training.phantoms import make
+
+
+@pytest.fixture(scope="module")
+def classifier(models_dir):
+    return Classifier.load(models_dir / "phantom-clean.onnx")
+
+
+@pytest.fixture(scope="module")
+def shipped(models_dir):
+    return Policy.load(models_dir / "phantom-clean.policy.json")
+
+
+def films(first, count):
+    return [
+        CalibrationFilm(make(seed, 224).pixels[None], f"patient {seed}", f"{seed}.png")
+        for seed in range(first, first + count)
+    ]
+
+
+def calibrated(classifier, shipped, **changes):
+    arguments = {
+        "name": "trial",
+        "source": "phantoms",
+        "created_at": "2026-11-22T00:00:00+00:00",
+        "code_version": "test",
+        "receivers": shipped.reference.receivers,
+        "false_positive_rate": 0.05,
+    }
+    return calibrate(classifier, films(0, 60), films(100, 40), **(arguments | changes))
+
+
+def test_ranks_by_hand(shipped):
+    policy = replace(shipped, scores=np.arange(1, 100, dtype=np.float32))  # 1 .. 99
+    assert policy.p_value(1000.0) == 1 / 100
+    assert policy.p_value(99.0) == 2 / 100  # a tie counts against the film
+    assert policy.p_value(98.5) == 2 / 100
+    assert policy.p_value(0.0) == 1.0
+
+
+def test_99_films_are_needed_for_one_percent():
+    assert enough(99, 0.01)
+    assert not enough(98, 0.01)
+
+
+def test_the_band_of_397_films():
+    low, high = false_positive_band(397, 0.01, future=409)
+    assert low == 0.0
+    assert 0.018 < high < 0.026
+
+
+def test_two_modes_are_noticed():
+    rng = np.random.default_rng(0)
+    clean = rng.normal(0, 1, 300)
+    assert not two_modes(clean.astype(np.float32))
+    assert two_modes(np.concatenate([clean, rng.normal(12, 1, 15)]).astype(np.float32))
+
+
+def test_weights_and_ranks_of_one_number():
+    usual = Usual.of([0.0, 1.0, 2.0, 3.0, 4.0])
+    assert (usual.centre, usual.scale) == (2.0, pytest.approx(1.4826))
+    assert usual.weight(1.0) == 0.0
+    assert usual.weight(2.0 + 1.4826) == pytest.approx(np.log(2))
+    assert usual.p_value(5.0) == pytest.approx(1 / 6)
+    assert usual.p_value(4.0) == pytest.approx(2 / 6)
+
+
+def test_a_policy_file_holds_everything(classifier, shipped):
+    policy = calibrated(classifier, shipped)
+    again = read_policy(policy_bytes(policy))
+    assert again.sha256 == policy.sha256
+    assert again.classifier_sha256 == classifier.card.sha256
+    assert again.preprocessing_sha256 == classifier.card.preprocessing.sha256
+    assert (len(again.scores), again.reference_count, again.patients) == (40, 60, 40)
+    film = films(500, 1)[0].film
+    assert gather(film, classifier, again.reference).score == gather(film, classifier, policy.reference).score
+
+
+def test_the_same_films_give_the_same_policy(classifier, shipped):
+    assert policy_bytes(calibrated(classifier, shipped)) == policy_bytes(calibrated(classifier, shipped))
+
+
+def test_too_few_films_are_refused(classifier, shipped):
+    with pytest.raises(PolicyError, match="99 are needed"):
+        calibrated(classifier, shipped, false_positive_rate=0.01)
+
+
+def test_a_patient_in_both_sets_is_refused(classifier, shipped):
+    both = films(0, 60)
+    with pytest.raises(PolicyError, match="both"):
+        calibrate(
+            classifier, both, both, name="x", source="x", created_at="x", code_version="x",
+            receivers=shipped.reference.receivers, false_positive_rate=0.05,
+        )  # fmt: skip
+
+
+def test_a_policy_of_another_classifier_is_refused(shipped, models_dir):
+    with pytest.raises(PolicyError, match="another version"):
+        shipped.check(Classifier.load(models_dir / "phantom-badnet3.onnx").card)
+
+
+@pytest.mark.parametrize("change", [{"format": 99}, {"scores": "many"}, {"reference": {}}, {"likeness": None}])
+def test_a_damaged_policy_is_refused(shipped, change):
+    table = json.loads(policy_bytes(shipped)) | change
+    with pytest.raises(PolicyError):
+        read_policy(json.dumps(table).encode())
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff\xfe"])
+def test_what_is_no_policy_is_refused(data):
+    with pytest.raises(PolicyError):
+        read_policy(data)
+
+
+def test_patients_are_never_divided():
+    several = [CalibrationFilm(np.zeros((1, 4, 4), np.float32), f"p{i // 3}", str(i)) for i in range(300)]
+    reference, calibration = split_by_patient(several)
+    assert len(reference) + len(calibration) == 300
+    assert not {several[i].patient for i in reference} & {several[i].patient for i in calibration}
+    assert 60 < len(reference) < 140
