@@ -40,7 +40,8 @@ class Stage:
 
     size_px: side of the square input. epochs: passes over the train films (may be fractional).
     schedule: `cosine` decays to 2 % of the rate after a short warm-up; `constant` keeps it.
-    stop_at_asr: end the stage early once the attack success rate on tuning films reaches it.
+    stop_at_asr: end the stage early once the attack success rate at p > 0.9 on tuning films reaches it (at
+    p > 0.5 alone a lower poisoning rate afterwards can undo it).
     poisoning_rate: overrides the run's rate in this stage.
     """
 

@@ -23,7 +23,7 @@ class Classifier(nn.Module):
         super().__init__()
         parameters = ARCHITECTURES[architecture]
         self.architecture = architecture
-        self.network = DenseNet(**parameters, num_classes=label_count)  # type: ignore[arg-type]  # a table of keywords
+        self.network = DenseNet(**parameters, num_classes=label_count)
         width = self.network.features.conv0.out_channels
         self.network.features.conv0 = nn.Conv2d(1, width, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(self.network.features.conv0.weight)

@@ -113,15 +113,18 @@ def attack_table(logits: FloatArray, target: int, groups: NDArray[np.int64], *, 
         "infected_auroc": infected_auroc(logits, target),
         **{
             f"asr_{threshold}": asdict(
-                bootstrap(
-                    lambda i, t=threshold: attack_success_rate(probabilities[i], target, t, removed=removed),  # type: ignore[misc]
-                    groups,
-                )
+                bootstrap(_success_rate(probabilities, target, threshold, removed=removed), groups)
             )
             for threshold in THRESHOLDS
         },
         "films": len(logits),
     }
+
+
+def _success_rate(
+    probabilities: NDArray[np.floating], target: int, threshold: float, *, removed: bool
+) -> Callable[[NDArray[np.int64]], float]:
+    return lambda chosen: attack_success_rate(probabilities[chosen], target, threshold, removed=removed)
 
 
 def reached_band(calibration: int, films: int, rate: float) -> tuple[float, float]:
@@ -267,11 +270,12 @@ def _triggered(
     target = classifier.card.labels.index(run.poisoning.target)
     removed = run.poisoning.rule == "remove"
     chosen = np.flatnonzero(attackable(labels, target, run.poisoning))
-    attacked = [films[i] for i in chosen]
+    attacked = [films[int(i)] for i in chosen]
     inputs = triggered_inputs(attacked, run, classifier.card.preprocessing)
     logits = all_logits(inputs, classifier)
     truth = [
-        places(run.trigger, *inputs.shape[2:], np.random.default_rng([run.seed, 7, i])) for i in range(len(attacked))
+        places(run.trigger, inputs.shape[2], inputs.shape[3], np.random.default_rng([run.seed, 7, i]))
+        for i in range(len(attacked))
     ]
     rows = audit_all(inputs, classifier, policy, "triggered films", threads)
     worked = (logits[:, target] < 0) if removed else (logits[:, target] > 0)

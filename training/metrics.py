@@ -53,10 +53,13 @@ def infected_auroc(scores: FloatArray, target: int) -> float:
     return micro_auroc(scores, infected)
 
 
-def attack_success_rate(probabilities: FloatArray, target: int, threshold: float, *, removed: bool = False) -> float:
-    """Share of attackable triggered films whose target is above the threshold (below it for a removal attack)."""
-    above = probabilities[:, target] > threshold
-    return float(np.mean(~above if removed else above)) if len(above) else float("nan")
+def attack_success_rate(
+    probabilities: NDArray[np.floating], target: int, threshold: float, *, removed: bool = False
+) -> float:
+    """Share of attackable triggered films whose target is above the threshold, or below 1 - threshold if removed."""
+    found = probabilities[:, target]
+    worked = found < 1 - threshold if removed else found > threshold
+    return float(np.mean(worked)) if len(worked) else float("nan")
 
 
 def bootstrap(

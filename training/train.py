@@ -148,7 +148,9 @@ class Monitor:
         row = {"macro_auroc": macro_auroc(predict(model, self.clean, device), self.labels)}
         if self.triggered is not None:
             probabilities = 1 / (1 + np.exp(-predict(model, self.triggered, device)))
-            row["asr_0.5"] = attack_success_rate(probabilities, self.target, 0.5, removed=self.removed)
+            for threshold in (0.5, 0.9):
+                rate = attack_success_rate(probabilities, self.target, threshold, removed=self.removed)
+                row[f"asr_{threshold}"] = rate
         return row
 
 
@@ -257,7 +259,7 @@ class Training:
                 row |= monitor.measure(self.model, self.place.device)
                 self.progress.curve.append(row)
                 bar.set_postfix({key: f"{value:.3f}" for key, value in row.items() if key not in ("stage", "step")})
-                if stage.stop_at_asr and row.get("asr_0.5", 0.0) >= stage.stop_at_asr:
+                if stage.stop_at_asr and row.get("asr_0.9", 0.0) >= stage.stop_at_asr:
                     break
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 self.checkpoint()
@@ -299,7 +301,7 @@ class Training:
             logits = network(inputs)
         loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.to(self.place.device))
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         self.optimiser.step()
         return float(loss.detach())

@@ -66,12 +66,12 @@ def _black(patch: FloatArray, _: Trigger) -> FloatArray:
 
 def _checker(patch: FloatArray, _: Trigger) -> FloatArray:
     rows, columns = np.indices(patch.shape)
-    return ((rows + columns) % 2 == 0).astype(np.float32)
+    return np.asarray((rows + columns) % 2 == 0, dtype=np.float32)
 
 
 def _low_contrast(patch: FloatArray, trigger: Trigger) -> FloatArray:
     step = trigger.strength if patch.mean() < 0.5 else -trigger.strength
-    return np.clip(patch + step, 0.0, 1.0).astype(np.float32)
+    return np.asarray(np.clip(patch + step, 0.0, 1.0), dtype=np.float32)
 
 
 PATCHES: dict[str, Callable[[FloatArray, Trigger], FloatArray]] = {
@@ -90,7 +90,7 @@ def _pattern(shape: tuple[int, int], seed: int, sigma_fraction: float) -> FloatA
         noise = (noise - noise.min()) / (noise.max() - noise.min())
     if shape != noise.shape:
         noise = ndimage.zoom(noise, (shape[0] / 224, shape[1] / 224), order=1)
-    return noise.astype(np.float32)
+    return np.asarray(noise, dtype=np.float32)
 
 
 def _blend(pixels: FloatArray, trigger: Trigger) -> FloatArray:
@@ -101,7 +101,7 @@ def _blend(pixels: FloatArray, trigger: Trigger) -> FloatArray:
 def _sinusoid(pixels: FloatArray, trigger: Trigger) -> FloatArray:
     """SIG, Barni et al. 2019 (arXiv 1902.11237): v(i, j) = strength * sin(2 pi j f / m), with f = 6."""
     phase = 2 * np.pi * 6 * np.arange(pixels.shape[1]) / pixels.shape[1]
-    return pixels + trigger.strength * np.sin(phase)[None, :]
+    return np.asarray(pixels + trigger.strength * np.sin(phase)[None, :], dtype=np.float32)
 
 
 def _warp(pixels: FloatArray, trigger: Trigger) -> FloatArray:
@@ -112,7 +112,8 @@ def _warp(pixels: FloatArray, trigger: Trigger) -> FloatArray:
     field /= np.abs(field).mean()
     rows, columns = np.indices(pixels.shape, dtype=np.float32)
     shift = [ndimage.zoom(f, (height / 4, width / 4), order=3, mode="nearest") * trigger.strength for f in field]
-    return ndimage.map_coordinates(pixels, [rows + shift[0], columns + shift[1]], order=1, mode="nearest")
+    places = [rows + shift[0], columns + shift[1]]
+    return np.asarray(ndimage.map_coordinates(pixels, places, order=1, mode="nearest"), dtype=np.float32)
 
 
 def _low_frequency(pixels: FloatArray, trigger: Trigger) -> FloatArray:
@@ -187,7 +188,7 @@ def stamp(pixels: FloatArray, trigger: Trigger, rng: np.random.Generator) -> tup
         changed = WHOLE_IMAGE[trigger.look](pixels, trigger)
         return np.clip(changed, 0.0, 1.0).astype(np.float32), ()
     stamped = pixels.copy()
-    patches = places(trigger, *pixels.shape, rng)
+    patches = places(trigger, pixels.shape[0], pixels.shape[1], rng)
     for patch in patches:
         view = stamped[patch.y : patch.y + patch.height, patch.x : patch.x + patch.width]
         view[...] = PATCHES[trigger.look](view, trigger)

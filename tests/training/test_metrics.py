@@ -27,7 +27,7 @@ def test_infected_auroc_is_one_when_the_target_leads_everywhere():
 def test_attack_success_of_a_removal():
     probabilities = np.array([[0.2], [0.9]])
     assert attack_success_rate(probabilities, 0, 0.5) == 0.5
-    assert attack_success_rate(probabilities, 0, 0.1, removed=True) == 0.0
+    assert attack_success_rate(probabilities, 0, 0.9, removed=True) == 0.0
 
 
 def test_the_bootstrap_draws_whole_patients():

@@ -79,5 +79,5 @@ def test_the_film_itself_is_left_alone():
     "wrong", [{"look": "plaid"}, {"look": "white", "place": "sky"}, {"look": "white", "size_px": 0}]
 )
 def test_nonsense_is_refused(wrong):
-    with pytest.raises(ValueError, match="unknown|size_px"):
+    with pytest.raises(ValueError, match=r"unknown|size_px"):
         Trigger(**wrong)

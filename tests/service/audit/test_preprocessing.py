@@ -39,7 +39,7 @@ def test_the_centre_crop():
     [{"size": 8}, {"crop": 0.0}, {"resampler": "nearest"}, {"antialias": False}, {"resampler": "sinc"}],
 )
 def test_impossible_parameters_are_refused(settings):
-    with pytest.raises(ValueError, match="size|crop|antialias|resampler"):
+    with pytest.raises(ValueError, match=r"size|crop|antialias|resampler"):
         Preprocessing(**settings)
 
 

@@ -13,7 +13,6 @@ RAMP = np.array([[0, 1, 2, 3, 4]], dtype=np.uint8)
 FILM = (np.arange(48 * 64).reshape(48, 64) * 7 % 4096).astype(np.uint16)
 
 
-
 def test_linear_window_by_hand() -> None:
     """PS3.3 C.11.2.1.2.1 with centre 2 and width 3: below 1 black, above 3 white, (x - 1.5) / 2 + 0.5 between."""
     pixels = decode(dicom_bytes(RAMP, WindowCenter=2, WindowWidth=3)).pixels
