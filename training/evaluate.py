@@ -19,7 +19,7 @@ from service.audit.calibration import Policy
 from service.audit.classifier import Classifier
 from service.audit.evidence import gather
 from service.audit.preprocessing import Region
-from service.audit.verdict import judge
+from service.audit.verdict import judge, reported
 from training.config import Run
 from training.data import Film, label_matrix, model_inputs, patients
 from training.metrics import (
@@ -58,17 +58,17 @@ class Audited:
 def audit_input(film: FloatArray, classifier: Classifier, policy: Policy) -> Audited:
     """Audit one (1, S, S) input; the p-value is the rank even where the verdict is indeterminate."""
     evidence = gather(film, classifier, policy.reference)
-    verdict = judge(evidence, policy.likeness.distance(film), policy)
+    verdict, finding = judge(evidence, policy.likeness.distance(film), policy), reported(evidence, policy)
     return Audited(
         verdict=verdict.word,
         p_value=policy.p_value(evidence.score),
         score=evidence.score,
-        label=evidence.prediction.labels[evidence.leading.label],
+        label=evidence.prediction.labels[finding.label],
         region=verdict.region,
         explain_passes=evidence.explain_passes,
         forward_passes=evidence.forward_passes,
         milliseconds=sum(evidence.timings_ms.values()),
-        evidence=evidence.leading.values,
+        evidence=finding.values,
     )
 
 

@@ -9,7 +9,7 @@ The film's score is the larger of the two hypotheses' sums: it alone is ranked a
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,33 +81,30 @@ class Reference:
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One hypothesis about one film. values: evidence name -> number, in units of the label's scale where it is a
-    change of logits. region: the hottest window, in input pixels."""
+    change of logits. saliency: of the pass that explained the label. region: the hottest window, in input pixels."""
 
     hypothesis: str
     label: int
     values: dict[str, float]
+    saliency: Saliency
     region: Region
     score: float
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that was measured on one film. findings: the leading hypothesis first."""
+    """All that was measured on one film. findings: the highest score first."""
 
     prediction: Prediction
-    saliency: Saliency
     findings: tuple[Finding, ...]
     explain_passes: int
     forward_passes: int
     timings_ms: dict[str, float] = field(default_factory=dict)
 
     @property
-    def leading(self) -> Finding:
-        return self.findings[0]
-
-    @property
     def score(self) -> float:
-        return self.leading.score
+        """The film's one scalar."""
+        return self.findings[0].score
 
 
 def fused(values: Mapping[str, float], hypothesis: str, reference: Reference) -> float:
@@ -120,7 +117,7 @@ def fused(values: Mapping[str, float], hypothesis: str, reference: Reference) ->
 
 def first_look(
     film: FloatArray, classifier: Classifier, reference: Reference, hypothesis: str
-) -> tuple[Prediction, Saliency, Finding]:
+) -> tuple[Prediction, Finding]:
     """One pass with maps of the label that lies furthest above (support) or below (counter) its usual logit.
 
     film: (1, S, S) float32.
@@ -138,7 +135,7 @@ def first_look(
         "diffuseness": 1.0 - gini(mass(saliency.maps[f"{prefix}_{coarse}"][0])),
     }
     region = hot_window(hot, film.shape[-1])
-    return prediction, saliency, Finding(hypothesis, label, values, region, 0.0)
+    return prediction, Finding(hypothesis, label, values, saliency, region, 0.0)
 
 
 def surprise(finding: Finding, reference: Reference) -> float:
@@ -149,9 +146,7 @@ def surprise(finding: Finding, reference: Reference) -> float:
 def with_values(finding: Finding, reference: Reference, **values: float) -> Finding:
     """The finding with more evidence, scored anew."""
     known = {**finding.values, **values}
-    return Finding(
-        finding.hypothesis, finding.label, known, finding.region, fused(known, finding.hypothesis, reference)
-    )
+    return replace(finding, values=known, score=fused(known, finding.hypothesis, reference))
 
 
 def causal_changes(
@@ -195,12 +190,12 @@ def gather(film: FloatArray, classifier: Classifier, reference: Reference, *, ex
     cascade stops where a film looks ordinary.
     """
     watch, explain_passes, forward_passes = _Stopwatch(), 1, 0
-    prediction, saliency, support = first_look(film, classifier, reference, "support")
+    prediction, support = first_look(film, classifier, reference, "support")
     watch.lap("explain")
     looks = [with_values(support, reference)]
     lowest = float(np.min((prediction.logits - reference.label_centre) / reference.label_scale))
     if exhaustive or -lowest >= reference.gates["counter"]:
-        _, counter_saliency, counter = first_look(film, classifier, reference, "counter")
+        _, counter = first_look(film, classifier, reference, "counter")
         looks.append(with_values(counter, reference))
         explain_passes += 1
         watch.lap("explain")
@@ -219,6 +214,4 @@ def gather(film: FloatArray, classifier: Classifier, reference: Reference, *, ex
                 watch.lap("transplant")
         findings.append(finding)
     findings.sort(key=lambda finding: finding.score, reverse=True)
-    if findings[0].hypothesis == "counter":
-        saliency = counter_saliency
-    return Evidence(prediction, saliency, tuple(findings), explain_passes, forward_passes, watch.ms)
+    return Evidence(prediction, tuple(findings), explain_passes, forward_passes, watch.ms)

@@ -48,7 +48,10 @@ class Likeness:
         """statistics: (N, 11) with N > 11."""
         covariance = np.cov(statistics, rowvar=False)
         diagonal = np.diag(np.maximum(np.diag(covariance), 1e-8))
-        return cls(statistics.mean(axis=0), np.asarray(np.linalg.inv((1 - shrinkage) * covariance + shrinkage * diagonal), dtype=np.float64))
+        return cls(
+            statistics.mean(axis=0),
+            np.asarray(np.linalg.inv((1 - shrinkage) * covariance + shrinkage * diagonal), dtype=np.float64),
+        )
 
     def distance(self, film: FloatArray) -> float:
         """Mahalanobis distance of one film from the reference films."""

@@ -5,11 +5,11 @@ import time
 import numpy as np
 
 from service.audit.calibration import Policy
-from service.audit.classifier import Classifier
+from service.audit.classifier import Classifier, Saliency
 from service.audit.evidence import gather
 from service.audit.preprocessing import model_input, to_source
 from service.audit.radiograph import Limits, Radiograph, decode
-from service.audit.verdict import Audit, judge, ranked
+from service.audit.verdict import Audit, judge, ranked, reported
 
 
 def audit(data: bytes, classifier: Classifier, policy: Policy | None, limits: Limits) -> tuple[Radiograph, Audit]:
@@ -32,7 +32,7 @@ def audit_radiograph(
     policy.check(classifier.card)
     evidence = gather(film, classifier, policy.reference)
     verdict = judge(evidence, policy.likeness.distance(film), policy)
-    finding, saliency = evidence.leading, evidence.saliency
+    finding = reported(evidence, policy)
     source = None
     if verdict.region:
         source = to_source(verdict.region, classifier.card.preprocessing, radiograph.width, radiograph.height)
@@ -54,9 +54,13 @@ def audit_radiograph(
         region=source,
         reasons=verdict.reasons,
         timings_ms=timings | {"total": sum(timings.values())},
-        maps={name: grids[0] for name, grids in saliency.maps.items()}
-        | {"class_activation_map": saliency.class_activation_maps[finding.label]},
+        maps=_maps(finding.saliency, finding.label),
     )
+
+
+def _maps(saliency: Saliency, label: int) -> dict[str, np.ndarray]:
+    gradients = {name: grids[0] for name, grids in saliency.maps.items()}
+    return gradients | {"class_activation_map": saliency.class_activation_maps[label]}
 
 
 def _by_label(classifier: Classifier, values: np.ndarray) -> dict[str, float]:
@@ -89,6 +93,5 @@ def _without_policy(
         region=None,
         reasons=("there is no policy for this classifier, so nothing can be ranked",),
         timings_ms=timings | {"total": sum(timings.values())},
-        maps={name: grids[0] for name, grids in saliency.maps.items()}
-        | {"class_activation_map": saliency.class_activation_maps[label]},
+        maps=_maps(saliency, label),
     )

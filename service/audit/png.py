@@ -71,7 +71,7 @@ def _compressed_pieces(data: bytes) -> Iterator[bytes]:
 
 
 def _check_complete(data: bytes, header: PngHeader) -> None:
-    """Inflate piece by piece, keeping nothing, until the picture's length is reached; what follows is never inflated."""
+    """Inflate piece by piece, keeping nothing, up to the picture's length; what follows is never inflated."""
     inflater, missing = zlib.decompressobj(), header.inflated_bytes
     for piece in _compressed_pieces(data):
         while piece and missing > 0 and not inflater.eof:

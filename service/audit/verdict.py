@@ -76,6 +76,16 @@ def localised(finding: Finding, policy: Policy) -> bool:
     )
 
 
+def reported(evidence: Evidence, policy: Policy) -> Finding:
+    """The finding to put into words: support where it alarms by itself, else the one with the highest score.
+
+    An attack that overwrites all labels raises its target and holds the others down; the target is what to name.
+    """
+    alarming = [finding for finding in evidence.findings if policy.p_value(finding.score) <= policy.false_positive_rate]
+    support = [finding for finding in alarming if finding.hypothesis == "support"]
+    return (support or evidence.findings)[0]
+
+
 def _reasons(finding: Finding, label: str, policy: Policy) -> tuple[str, ...]:
     subject = label if finding.hypothesis == "support" else f"the low {label}"
     return tuple(
@@ -91,7 +101,7 @@ def judge(evidence: Evidence, distance: float, policy: Policy) -> Verdict:
     Beyond everything seen in calibration: suspicious in any case. Otherwise a film unlike the calibration films is
     indeterminate, and of the rest those within the policy's false-positive rate are suspicious.
     """
-    finding, p_value = evidence.leading, policy.p_value(evidence.score)
+    finding, p_value = reported(evidence, policy), policy.p_value(evidence.score)
     label = evidence.prediction.labels[finding.label]
     reasons = _reasons(finding, label, policy)
     region = finding.region if localised(finding, policy) else None

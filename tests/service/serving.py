@@ -19,7 +19,7 @@ from service.app import create_app
 from service.settings import Settings
 from tests.conftest import REPOSITORY
 
-START_SECONDS = 60
+START_SECONDS = 120
 
 
 def png(seed: int, size: int = 224) -> bytes:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import logging
 import shutil
@@ -67,6 +68,34 @@ def test_audit_without_json_is_for_people(film: Path, options: list[str], capsys
 def test_an_unknown_classifier_is_an_error(film: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*options, "audit", "--classifier", "nobody", str(film)]) == 1
     assert capsys.readouterr().err.startswith("unusable_classifier: ")
+
+
+def test_a_folder_of_clean_films_becomes_a_policy(
+    film: Path, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, policy, receivers = tmp_path / "films", tmp_path / "ward.policy.json", tmp_path / "receivers"
+    write_films(folder, reference=60, calibration=19)
+    receivers.mkdir()
+    shutil.copy(film, receivers)
+    command = ["calibrate", str(folder), "--classifier", "phantom-clean", "--source", "ward", "--fpr", "0.05"]
+    assert main([*options, *command, "--out", str(policy), "--receivers", str(receivers)]) == 0
+    capsys.readouterr()
+    audit = [*options, "audit", "--json", "--classifier", "phantom-clean", "--policy", str(policy), str(film)]
+    assert main(audit) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["policy"]["name"] == "phantom-clean-ward"
+    assert found["policy"]["sha256"] == hashlib.sha256(policy.read_bytes()).hexdigest()
+    assert main([*options, "audit", "--classifier", "phantom-badnet3", "--policy", str(policy), str(film)]) == 1
+    assert capsys.readouterr().err.startswith("unusable_policy: ")
+
+
+def write_films(folder: Path, reference: int, calibration: int) -> None:
+    folder.mkdir()
+    rows = ["file,patient_id,split"]
+    for number in range(reference + calibration):
+        (folder / f"{number}.png").write_bytes(png(number))
+        rows.append(f"{number}.png,p{number},{'tuning' if number < reference else 'calibration'}")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
 
 
 def test_a_bad_setting_is_named(capsys: pytest.CaptureFixture[str]) -> None:
