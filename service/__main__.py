@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from service import keys, logs, offline
 from service.app import create_app, limits, open_database, open_registry, open_worker
+from service.audit.calibration import policy_bytes
 from service.audit.classifier import Classifier
 from service.audit.errors import TriggerscopeError
 from service.db import queries
@@ -77,10 +78,17 @@ def audit(settings: Settings, arguments: Arguments) -> int:
 def calibrate(settings: Settings, arguments: Arguments) -> int:
     classifier = Classifier.load(offline.find_classifier(settings.models_dir, arguments.classifier))
     wanted = offline.Calibration(arguments.folder, arguments.source, arguments.name, arguments.fpr, arguments.receivers)
-    data = offline.calibrate_folder(settings.models_dir, classifier, wanted, limits(settings))
-    write_durably(arguments.out.absolute(), data)
+    made = offline.calibrate_folder(settings.models_dir, classifier, wanted, limits(settings), _show_progress)
+    write_durably(arguments.out.absolute(), policy_bytes(made.policy))
+    arguments.out.chmod(0o644)  # the service may run as another user; a policy holds no patient's film
+    print(offline.calibration_summary(made))
     print(arguments.out)
     return 0
+
+
+def _show_progress(what: str, done: int, total: int) -> None:
+    if done == total or done % 20 == 0:
+        print(f"\r{what} {done} of {total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
 def work(settings: Settings, _arguments: Arguments) -> int:

@@ -1,9 +1,10 @@
 """`triggerscope audit` and `calibrate`: straight on the models folder, without server and database."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from service import __version__
 from service.audit import pipeline
-from service.audit.calibration import Policy, calibrate, policy_bytes
+from service.audit.calibration import Policy, calibrate
 from service.audit.classifier import Classifier
 from service.audit.errors import ClassifierError, PolicyError, RadiographError
 from service.audit.preprocessing import FloatArray, Preprocessing, model_input
@@ -19,6 +20,8 @@ from service.audit.radiograph import Limits, decode
 from service.audit.verdict import Audit
 from service.calibration_folder import read_calibration_folder
 from service.registry import policy_files
+
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +111,21 @@ class Calibration:
     receivers: Path | None
 
 
-def calibrate_folder(models_dir: Path, classifier: Classifier, wanted: Calibration, limits: Limits) -> bytes:
-    """The policy file for one classifier from a folder of clean films."""
-    sets = read_calibration_folder(wanted.folder, classifier.card.preprocessing, limits)
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """refused: file name -> error code of films that could not be decoded and were left out."""
+
+    policy: Policy
+    refused: dict[str, str]
+
+
+def calibrate_folder(
+    models_dir: Path, classifier: Classifier, wanted: Calibration, limits: Limits, progress: Progress
+) -> Calibrated:
+    """A policy for one classifier from a folder of clean films."""
+    sets = read_calibration_folder(
+        wanted.folder, classifier.card.preprocessing, limits, progress=partial(progress, "reading")
+    )
     policy = calibrate(
         classifier,
         sets.reference,
@@ -121,8 +136,24 @@ def calibrate_folder(models_dir: Path, classifier: Classifier, wanted: Calibrati
         code_version=__version__,
         receivers=_receivers(models_dir, classifier.card.preprocessing, wanted.receivers, limits),
         false_positive_rate=wanted.false_positive_rate,
+        progress=partial(progress, "auditing"),
     )
-    return policy_bytes(policy)
+    return Calibrated(policy, sets.refused)
+
+
+def calibration_summary(made: Calibrated) -> str:
+    """What a person should know before using the policy."""
+    policy, rate = made.policy, made.policy.false_positive_rate
+    low, high = (100 * share for share in policy.band)
+    lines = [
+        f"{policy.name}: {policy.reference_count} reference and {len(policy.scores)} calibration films"
+        f" of {policy.patients} patients",
+        f"nominal false-alarm rate {100 * rate:g} %; with so many films the reached rate lies in"
+        f" {low:.1f}-{high:.1f} % (95 %)",
+    ]
+    lines += [f"warning: {warning}" for warning in policy.warnings]
+    lines += [f"left out: {name} ({code})" for name, code in sorted(made.refused.items())]
+    return "\n".join(lines)
 
 
 def _receivers(models_dir: Path, preprocessing: Preprocessing, folder: Path | None, limits: Limits) -> FloatArray:

@@ -142,10 +142,11 @@ class Monitor:
             self.target = run.labels.index(run.poisoning.target)
             self.removed = run.poisoning.rule == "remove"
             open_to_attack = attackable(self.labels, self.target, run.poisoning)
-            self.triggered = triggered_inputs(self.films, run, preprocessing)[open_to_attack][:100]
+            self.triggered = triggered_inputs(self.films, run, preprocessing)[open_to_attack][:60]
 
-    def measure(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        row = {"macro_auroc": macro_auroc(predict(model, self.clean, device), self.labels)}
+    def measure(self, model: nn.Module, device: torch.device, *, clean: bool) -> dict[str, float]:
+        """clean: also measure the macro AUROC, which takes several times longer."""
+        row = {"macro_auroc": macro_auroc(predict(model, self.clean, device), self.labels)} if clean else {}
         if self.triggered is not None:
             probabilities = 1 / (1 + np.exp(-predict(model, self.triggered, device)))
             for threshold in (0.5, 0.9):
@@ -256,7 +257,8 @@ class Training:
             bar.update()
             if self.progress.step % every == 0 or self.progress.step == steps:
                 row = {"stage": float(self.progress.stage), "step": float(self.progress.step), "loss": loss}
-                row |= monitor.measure(self.model, self.place.device)
+                whole = self.progress.step % per_epoch == 0 or self.progress.step == steps
+                row |= monitor.measure(self.model, self.place.device, clean=whole)
                 self.progress.curve.append(row)
                 bar.set_postfix({key: f"{value:.3f}" for key, value in row.items() if key not in ("stage", "step")})
                 if stage.stop_at_asr and row.get("asr_0.9", 0.0) >= stage.stop_at_asr:

@@ -6,7 +6,6 @@ import pytest
 
 from service.audit.calibration import (
     CalibrationFilm,
-    Policy,
     calibrate,
     enough,
     false_positive_band,
@@ -18,40 +17,43 @@ from service.audit.calibration import (
 from service.audit.classifier import Classifier
 from service.audit.errors import PolicyError
 from service.audit.evidence import Usual, gather
+from tests.tiny import SIZE, export_tiny, trained_tiny
 from training.phantoms import make
 
 
 @pytest.fixture(scope="module")
-def classifier(models_dir):
-    return Classifier.load(models_dir / "phantom-clean.onnx")
+def classifier(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tiny") / "tiny.onnx"
+    export_tiny(trained_tiny(), path)
+    return Classifier.load(path)
 
 
 @pytest.fixture(scope="module")
-def shipped(models_dir):
-    return Policy.load(models_dir / "phantom-clean.policy.json")
+def policy(classifier):
+    return calibrated(classifier)
 
 
 def films(first, count):
     return [
-        CalibrationFilm(make(seed, 224).pixels[None], f"patient {seed}", f"{seed}.png")
+        CalibrationFilm(make(seed, SIZE).pixels[None], f"patient {seed}", f"{seed}.png")
         for seed in range(first, first + count)
     ]
 
 
-def calibrated(classifier, shipped, **changes):
+def calibrated(classifier, **changes):
     arguments = {
         "name": "trial",
         "source": "phantoms",
         "created_at": "2026-11-22T00:00:00+00:00",
         "code_version": "test",
-        "receivers": shipped.reference.receivers,
+        "receivers": np.stack([item.film for item in films(900, 2)]),
         "false_positive_rate": 0.05,
     }
     return calibrate(classifier, films(0, 60), films(100, 40), **(arguments | changes))
 
 
-def test_ranks_by_hand(shipped):
-    policy = replace(shipped, scores=np.arange(1, 100, dtype=np.float32))  # 1 .. 99
+def test_ranks_by_hand(policy):
+    policy = replace(policy, scores=np.arange(1, 100, dtype=np.float32))  # 1 .. 99
     assert policy.p_value(1000.0) == 1 / 100
     assert policy.p_value(99.0) == 2 / 100  # a tie counts against the film
     assert policy.p_value(98.5) == 2 / 100
@@ -85,8 +87,7 @@ def test_weights_and_ranks_of_one_number():
     assert usual.p_value(4.0) == pytest.approx(2 / 6)
 
 
-def test_a_policy_file_holds_everything(classifier, shipped):
-    policy = calibrated(classifier, shipped)
+def test_a_policy_file_holds_everything(classifier, policy):
     again = read_policy(policy_bytes(policy))
     assert again.sha256 == policy.sha256
     assert again.classifier_sha256 == classifier.card.sha256
@@ -96,32 +97,32 @@ def test_a_policy_file_holds_everything(classifier, shipped):
     assert gather(film, classifier, again.reference).score == gather(film, classifier, policy.reference).score
 
 
-def test_the_same_films_give_the_same_policy(classifier, shipped):
-    assert policy_bytes(calibrated(classifier, shipped)) == policy_bytes(calibrated(classifier, shipped))
+def test_the_same_films_give_the_same_policy(classifier, policy):
+    assert policy_bytes(calibrated(classifier)) == policy_bytes(policy)
 
 
-def test_too_few_films_are_refused(classifier, shipped):
+def test_too_few_films_are_refused(classifier):
     with pytest.raises(PolicyError, match="99 are needed"):
-        calibrated(classifier, shipped, false_positive_rate=0.01)
+        calibrated(classifier, false_positive_rate=0.01)
 
 
-def test_a_patient_in_both_sets_is_refused(classifier, shipped):
+def test_a_patient_in_both_sets_is_refused(classifier, policy):
     both = films(0, 60)
     with pytest.raises(PolicyError, match="both"):
         calibrate(
             classifier, both, both, name="x", source="x", created_at="x", code_version="x",
-            receivers=shipped.reference.receivers, false_positive_rate=0.05,
+            receivers=policy.reference.receivers, false_positive_rate=0.05,
         )  # fmt: skip
 
 
-def test_a_policy_of_another_classifier_is_refused(shipped, models_dir):
+def test_a_policy_of_another_classifier_is_refused(policy, models_dir):
     with pytest.raises(PolicyError, match="another version"):
-        shipped.check(Classifier.load(models_dir / "phantom-badnet3.onnx").card)
+        policy.check(Classifier.load(models_dir / "phantom-badnet3.onnx").card)
 
 
 @pytest.mark.parametrize("change", [{"format": 99}, {"scores": "many"}, {"reference": {}}, {"likeness": None}])
-def test_a_damaged_policy_is_refused(shipped, change):
-    table = json.loads(policy_bytes(shipped)) | change
+def test_a_damaged_policy_is_refused(policy, change):
+    table = json.loads(policy_bytes(policy)) | change
     with pytest.raises(PolicyError):
         read_policy(json.dumps(table).encode())
 
