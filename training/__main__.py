@@ -88,6 +88,16 @@ def _tables(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _picture(arguments: argparse.Namespace) -> int:
+    from service.audit.calibration import Policy
+    from service.audit.classifier import Classifier
+    from training.picture import picture
+
+    picture(arguments.film, Classifier.load(arguments.classifier), Policy.load(arguments.policy), arguments.out)
+    print(arguments.out)
+    return 0
+
+
 def _examples(arguments: argparse.Namespace) -> int:
     from training.examples import write_examples
 
@@ -158,6 +168,13 @@ def parser() -> argparse.ArgumentParser:
     tables.add_argument("results", type=Path, nargs="+", metavar="FILE.json")
     tables.add_argument("--document", type=Path, help="replace the tables between this document's markers")
     tables.set_defaults(command=_tables)
+
+    picture = commands.add_parser("picture", help="draw one audit as a figure")
+    picture.add_argument("film", type=Path)
+    picture.add_argument("--classifier", type=Path, required=True, metavar="FILE.onnx")
+    picture.add_argument("--policy", type=Path, required=True, metavar="FILE.policy.json")
+    picture.add_argument("--out", type=Path, required=True, metavar="FILE.png")
+    picture.set_defaults(command=_picture)
 
     subset = commands.add_parser("subset", help="copy the listed films out of a full download of NIH ChestX-ray14")
     _add_films(subset)

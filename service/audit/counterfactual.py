@@ -43,18 +43,18 @@ def _edge(line: FloatArray) -> FloatArray:
 def filled_in(film: FloatArray, region: Region) -> FloatArray:
     """The film with a region replaced by a smooth surface through the pixels around it.
 
-    film: (1, S, S). The surface is a Coons patch of the four border lines just outside; a border that lies outside
+    film: (1, H, W). The surface is a Coons patch of the four border lines just outside; a border that lies outside
     the film borrows the opposite one. Returns a copy of the same shape.
     """
     pixels = film[0]
-    size = pixels.shape[0]
+    height, width = pixels.shape
     top, bottom = region.y - 1, region.y + region.height
     left, right = region.x - 1, region.x + region.width
     rows, columns = slice(region.y, bottom), slice(region.x, right)
-    upper = _edge(pixels[top if top >= 0 else min(bottom, size - 1), columns])
-    lower = _edge(pixels[bottom if bottom < size else max(top, 0), columns])
-    before = _edge(pixels[rows, left if left >= 0 else min(right, size - 1)])
-    after = _edge(pixels[rows, right if right < size else max(left, 0)])
+    upper = _edge(pixels[top if top >= 0 else min(bottom, height - 1), columns])
+    lower = _edge(pixels[bottom if bottom < height else max(top, 0), columns])
+    before = _edge(pixels[rows, left if left >= 0 else min(right, width - 1)])
+    after = _edge(pixels[rows, right if right < width else max(left, 0)])
     v = ((np.arange(region.height) + 1) / (region.height + 1)).astype(np.float32)[:, None]
     u = ((np.arange(region.width) + 1) / (region.width + 1)).astype(np.float32)[None, :]
     vertical = (1 - v) * upper[None, :] + v * lower[None, :]
