@@ -81,6 +81,7 @@ def record(source: str, audit: Audit) -> dict[str, Any]:
         "p_value": audit.p_value,
         "probabilities": audit.probabilities,
         "explained_label": audit.explained_label,
+        "hypothesis": audit.hypothesis,
         "evidence": {name: asdict(measurement) for name, measurement in audit.evidence.items()},
         "region": asdict(audit.region) if audit.region else None,
         "reasons": list(audit.reasons),

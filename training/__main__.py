@@ -117,6 +117,19 @@ def _subset(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _divide(arguments: argparse.Namespace) -> int:
+    """Half of the patients to calibrate with, half to check the calibration on."""
+    from training.data import divided_by_patient, write_manifest
+
+    for name, films in divided_by_patient(_films(arguments.films, arguments.subset)).items():
+        folder = arguments.out / name
+        (folder / "films").mkdir(parents=True, exist_ok=True)
+        for film in films:
+            shutil.copyfile(film.path, folder / "films" / film.path.name)
+        print(write_manifest(folder, films))
+    return 0
+
+
 def _add_films(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--films", type=Path, required=True, help="folder with a manifest.csv or NIH's Data_Entry_2017*.csv"
@@ -180,6 +193,11 @@ def parser() -> argparse.ArgumentParser:
     _add_films(subset)
     subset.add_argument("--out", type=Path, required=True)
     subset.set_defaults(command=_subset)
+
+    divide = commands.add_parser("divide", help="halve a site's films by patient: to calibrate with, and to check")
+    _add_films(divide)
+    divide.add_argument("--out", type=Path, required=True, help="gets the folders `calibrate` and `check`")
+    divide.set_defaults(command=_divide)
 
     examples = commands.add_parser("examples", help="make the radiographs that ship in models/")
     examples.add_argument("run", type=Path, metavar="RUN.toml", help="the run whose trigger the triggered ones carry")

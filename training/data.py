@@ -3,7 +3,7 @@
 import csv
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +137,16 @@ def model_inputs(
         pixels = read_pixels(film)
         inputs[index] = model_input(before(pixels, index) if before else pixels, preprocessing)
     return inputs
+
+
+def divided_by_patient(films: Sequence[Film]) -> dict[str, list[Film]]:
+    """Two halves named `calibrate` and `check`: whole patients, by hash. Their split is renamed likewise."""
+    halves: dict[str, list[Film]] = {"calibrate": [], "check": []}
+    for film in films:
+        first = hashlib.sha256(f"half:{film.patient_id}".encode()).digest()[0] % 2 == 0
+        name = "calibrate" if first else "check"
+        halves[name].append(replace(film, split=name))
+    return halves
 
 
 MANIFEST_COLUMNS = ("file", "split", "patient_id", "view", "age", "sex", "labels", "sha256")

@@ -161,6 +161,7 @@ def triggered_table(
     films: Sequence[Film],
     truth: Sequence[tuple[Region, ...]],
     worked: NDArray[np.bool_],
+    target: str,
 ) -> dict[str, Any]:
     """Detection over all triggered films, over those where the attack worked, and where the region points."""
     groups, alarms = patients(films), _verdict(rows, "suspicious")
@@ -173,6 +174,7 @@ def triggered_table(
         "tpr_at_0.05": share(_alarms(rows, 0.05), groups),
         "tpr_at_0.01_where_it_worked": share(_alarms(rows, 0.01)[worked], groups[worked]),
         "indeterminate": share(_verdict(rows, "indeterminate"), groups),
+        "target_explained": share(np.array([row.label == target for row in rows]), groups),
         "subgroups": {
             name: {"suspicious": float(alarms[chosen].mean()), "n": int(chosen.sum())}
             for name, chosen in subgroups(films).items()
@@ -279,9 +281,10 @@ def _triggered(
     ]
     rows = audit_all(inputs, classifier, policy, "triggered films", threads)
     worked = (logits[:, target] < 0) if removed else (logits[:, target] > 0)
+    known = truth if run.trigger.resolution == "network" else []  # native places do not map to whole input pixels
     return {
         "attack": attack_table(logits, target, patients(attacked), removed=removed),
-        **triggered_table(rows, clean, attacked, truth if run.trigger.resolution == "network" else [], worked),
+        **triggered_table(rows, clean, attacked, known, worked, run.poisoning.target),
         "evidence_median": {
             name: float(np.median([row.evidence[name] for row in rows if name in row.evidence] or [np.nan]))
             for name in ("concentration", "diffuseness", "fill_in_change", "filter_change", "transplant_change")
@@ -296,4 +299,13 @@ def paired_difference(first: FloatArray, second: FloatArray, labels: FloatArray,
 
 def write_json(path: Path, table: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(table, indent=1) + "\n")
+    path.write_text(json.dumps(_finite(table), indent=1, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """NaN, of a figure that does not exist for these films, becomes null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

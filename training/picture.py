@@ -53,7 +53,9 @@ def _heat(axis: Axes, saliency_map: np.ndarray, preprocessing: Preprocessing, sh
 
 
 def _box(region: Region) -> Rectangle:
-    return Rectangle((region.x, region.y), region.width, region.height, fill=False, edgecolor=REGION_COLOUR, linewidth=2)
+    return Rectangle(
+        (region.x, region.y), region.width, region.height, fill=False, edgecolor=REGION_COLOUR, linewidth=2
+    )
 
 
 def _counterfactual(axis: Axes, pixels: np.ndarray, region: Region, classifier: Classifier, found: Audit) -> None:

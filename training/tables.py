@@ -10,9 +10,13 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 def figure(table: dict[str, Any] | None) -> str:
     """An estimate with its interval, or a dash."""
-    if table is None or table["value"] != table["value"]:
+    if table is None or table["value"] is None:
         return "-"
     return f"{table['value']:.3f} ({table['low']:.3f}-{table['high']:.3f})"
+
+
+def plain(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def band(limits: Sequence[float]) -> str:
@@ -106,7 +110,7 @@ def triggered_rows(results: Sequence[dict[str, Any]]) -> list[str]:
                     figure(triggered["tpr_at_0.01"]),
                     figure(triggered["tpr_at_0.05"]),
                     figure(triggered.get("region_contains_trigger_in_alarms")),
-                    f"{triggered.get('median_iou_in_alarms', float('nan')):.2f}",
+                    plain(triggered.get("median_iou_in_alarms")),
                 )
             )
         )

@@ -20,7 +20,7 @@ from scipy.stats import betabinom
 
 from service.audit.classifier import Classifier, ClassifierCard
 from service.audit.errors import PolicyError
-from service.audit.evidence import MEANINGS, SIGNS, Reference, Usual, fused, gather
+from service.audit.evidence import MEANINGS, SIGNS, Hypothesis, Reference, Usual, fused, gather
 from service.audit.likeness import Likeness, image_statistics
 
 FloatArray = NDArray[np.float32]
@@ -157,7 +157,7 @@ def _fit_reference(
     )
 
 
-def surprise_of_first_look(values: dict[str, float], hypothesis: str, reference: Reference) -> float:
+def surprise_of_first_look(values: dict[str, float], hypothesis: Hypothesis, reference: Reference) -> float:
     """The surprise that a film's first look had, from the complete values."""
     names = ("excess", "concentration", "diffuseness")
     return max(reference.usual[hypothesis, name].weight(values[name]) for name in names)

@@ -97,6 +97,15 @@ def read_dicom(data: bytes, max_pixels: int) -> StoredPixels:
 
 def read_header(data: bytes) -> Header:
     """Everything before the pixel data. Raises RadiographError, EOFError, or what pydicom raises on malformed tags."""
+    syntax, dataset, end = read_tags(data, KEYWORDS)
+    return Header(dataset, syntax, *_pixel_element(data, end, dataset))
+
+
+def read_tags(data: bytes, keywords: tuple[str, ...]) -> tuple[str, Dataset, int]:
+    """The transfer syntax, the elements of `keywords` before the pixel data, and where these begin.
+
+    Raises RadiographError, EOFError, or what pydicom raises on malformed tags.
+    """
     syntax, start = _file_meta(data)
     if syntax not in NATIVE and syntax not in DECODERS:
         raise UnsupportedTransferSyntax("the transfer syntax is not decoded here")
@@ -107,9 +116,9 @@ def read_header(data: bytes) -> Header:
         is_implicit_VR=syntax == ImplicitVRLittleEndian,
         is_little_endian=syntax != ExplicitVRBigEndian,
         stop_when=_begins_pixel_data,
-        specific_tags=[BaseTag(pydicom.datadict.tag_for_keyword(keyword) or 0) for keyword in KEYWORDS],
+        specific_tags=[BaseTag(pydicom.datadict.tag_for_keyword(keyword) or 0) for keyword in keywords],
     )
-    return Header(dataset, syntax, *_pixel_element(data, file.tell(), dataset))
+    return syntax, dataset, file.tell()
 
 
 def _begins_pixel_data(tag: BaseTag, _vr: str | None, _length: int) -> bool:
@@ -314,14 +323,14 @@ def _attributes(header: Header, photometric: str, spec: FrameSpec) -> dict[str, 
     }
     return {
         "format": "dicom",
-        **{name: code for name, value in codes.items() if (code := _code_string(value))},
+        **{name: code for name, value in codes.items() if (code := code_string(value))},
         "transfer_syntax": header.transfer_syntax,
         "photometric_interpretation": photometric,
         "bits_stored": str(spec.bits_stored),
     }
 
 
-def _code_string(value: Any) -> str | None:
+def code_string(value: Any) -> str | None:
     """A value of CS as PS3.5 6.2 defines it; None for anything else, which might be free text."""
     code = str(value or "").strip()
     return code if CODE_STRING.fullmatch(code) else None

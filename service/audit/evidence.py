@@ -10,6 +10,7 @@ The film's score is the larger of the two hypotheses' sums: it alone is ranked a
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +18,13 @@ from numpy.typing import NDArray
 from service.audit.classifier import Classifier, Prediction, Saliency
 from service.audit.concentration import entropy, gini, mass
 from service.audit.counterfactual import filled_in, filtered, hot_window, transplanted
+from service.audit.errors import ClassifierError
 from service.audit.preprocessing import Region
 
 FloatArray = NDArray[np.float32]
 
-SIGNS = {"support": 1.0, "counter": -1.0}
+Hypothesis = Literal["support", "counter"]
+SIGNS: dict[Hypothesis, float] = {"support": 1.0, "counter": -1.0}
 CAUSAL_TESTS = ("fill_in_change", "filter_change")  # one forward each
 # What each number says, in words for people; `{label}` is filled in. Also the list of all evidence.
 MEANINGS = {
@@ -71,8 +74,8 @@ class Reference:
 
     label_centre: FloatArray
     label_scale: FloatArray
-    usual: Mapping[tuple[str, str], Usual]
-    gates: Mapping[str, float]
+    usual: Mapping[tuple[Hypothesis, str], Usual]
+    gates: Mapping[Hypothesis, float]
     transplant_gate: float
     receivers: FloatArray
     receiver_logits: FloatArray
@@ -83,7 +86,7 @@ class Finding:
     """One hypothesis about one film. values: evidence name -> number, in units of the label's scale where it is a
     change of logits. saliency: of the pass that explained the label. region: the hottest window, in input pixels."""
 
-    hypothesis: str
+    hypothesis: Hypothesis
     label: int
     values: dict[str, float]
     saliency: Saliency
@@ -107,7 +110,7 @@ class Evidence:
         return self.findings[0].score
 
 
-def fused(values: Mapping[str, float], hypothesis: str, reference: Reference) -> float:
+def fused(values: Mapping[str, float], hypothesis: Hypothesis, reference: Reference) -> float:
     """The score of one hypothesis: the sum of its weights; concentration and diffuseness exclude each other."""
     weights = {name: reference.usual[hypothesis, name].weight(value) for name, value in values.items()}
     shape = max(weights.pop("concentration", 0.0), weights.pop("diffuseness", 0.0))
@@ -116,7 +119,7 @@ def fused(values: Mapping[str, float], hypothesis: str, reference: Reference) ->
 
 
 def first_look(
-    film: FloatArray, classifier: Classifier, reference: Reference, hypothesis: str
+    film: FloatArray, classifier: Classifier, reference: Reference, hypothesis: Hypothesis
 ) -> tuple[Prediction, Finding]:
     """One pass with maps of the label that lies furthest above (support) or below (counter) its usual logit.
 
@@ -124,6 +127,8 @@ def first_look(
     """
     sign = SIGNS[hypothesis]
     [(prediction, saliency)] = classifier.explain(film[None], reference.label_centre, sign * reference.label_scale)
+    if not np.isfinite(prediction.logits).all():
+        raise ClassifierError("the classifier answered with numbers that are not finite")
     label = int(saliency.explained_labels[0])
     fine, coarse = classifier.card.grids[:2]
     prefix = "layercam" if hypothesis == "support" else "counter_layercam"

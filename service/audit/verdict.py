@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.audit.calibration import Policy
-from service.audit.evidence import MEANINGS, Evidence, Finding
+from service.audit.evidence import MEANINGS, Evidence, Finding, Hypothesis
 from service.audit.preprocessing import Region
 
 VerdictWord = Literal["unremarkable", "suspicious", "indeterminate"]
@@ -36,6 +36,7 @@ class Verdict:
 class Audit:
     """The outcome of auditing one film with one classifier under one policy; what the record keeps.
 
+    hypothesis: whether the film speaks for the label (`support`) or the label is held down (`counter`).
     region: in source pixels, or None. maps: float32 arrays of the explained label, drawn on demand only.
     """
 
@@ -51,6 +52,7 @@ class Audit:
     p_value: float | None
     probabilities: dict[str, float]
     explained_label: str
+    hypothesis: Hypothesis
     evidence: dict[str, Measurement]
     region: Region | None
     reasons: tuple[str, ...]

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from service.audit.counterfactual import filled_in, filtered, hot_window, transplanted, window_px
 from service.audit.preprocessing import Region
@@ -56,6 +57,14 @@ def test_the_filter_removes_a_small_square_and_keeps_a_step():
     smooth = filtered(film)
     assert smooth[0, 20:23, 20:23].max() == 0.0
     assert np.array_equal(smooth[0, :, 112:], film[0, :, 112:])
+
+
+@pytest.mark.parametrize("size", [64, 224])
+def test_the_filter_is_the_separable_median(size):
+    film = np.random.default_rng(1).integers(0, 256, (1, size, size)).astype(np.float32) / 255
+    side = {64: 3, 224: 7}[size]
+    columns = ndimage.median_filter(np.rint(film[0] * 255), size=(side, 1), mode="nearest")
+    assert np.array_equal(np.rint(filtered(film)[0] * 255), ndimage.median_filter(columns, (1, side), mode="nearest"))
 
 
 def test_transplanting_changes_only_the_region():

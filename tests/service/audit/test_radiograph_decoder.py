@@ -152,11 +152,11 @@ def test_at_least_one_process() -> None:
         Decoder(0)
 
 
-def test_no_secret_reaches_the_process(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_secret_reaches_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIGGERSCOPE_DATABASE_URL", "postgresql://user:PLANTED@host/db")
-    with Decoder(1) as other:
-        other.decode(SMALL)
-        (pid,) = pids(other)
+    with Decoder(1) as decoder:
+        decoder.decode(SMALL)
+        (pid,) = pids(decoder)
         assert b"PLANTED" not in Path(f"/proc/{pid}/environ").read_bytes()
 
 
