@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from service.audit.calibration import Policy
 from service.audit.classifier import Classifier
@@ -17,6 +18,7 @@ from service.audit.pipeline import audit
 from service.audit.preprocessing import Region, model_input
 from service.audit.radiograph import Limits, decode
 from service.audit.verdict import judge
+from tests.conftest import unavailable
 
 MODELS = Path(__file__).parents[3] / "models"
 NAMES = ("phantom-clean", "phantom-badnet3")
@@ -126,3 +128,22 @@ def test_one_film_as_png_and_as_both_photometric_interpretations(shipped, tmp_pa
     plain = audit(png(phantom.pixels), classifier, None, Limits())[1].probabilities
     assert results[0] == results[1]
     assert list(plain.values()) == pytest.approx(list(results[0].values()), abs=0.02)
+
+
+def real_film(name, shipped):
+    path = get_testdata_file(name, download=False)
+    if path is None:
+        unavailable(f"{name} is missing: pip install pydicom-data")
+    _, found = audit(Path(path).read_bytes(), *shipped["phantom-clean"], Limits())
+    return found
+
+
+def test_a_real_film_in_four_encodings(shipped):
+    """pydicom-data's adult CR chest: MONOCHROME1, 15 bits, uncompressed and JPEG 2000, lossless and not."""
+    plain, squeezed = real_film("RG1_UNCR.dcm", shipped), real_film("RG1_J2KR.dcm", shipped)
+    lossy, lossy_squeezed = real_film("RG1_UNCI.dcm", shipped), real_film("RG1_J2KI.dcm", shipped)
+    assert plain.probabilities == squeezed.probabilities
+    assert plain.pixels_sha256 == squeezed.pixels_sha256
+    assert lossy.probabilities == lossy_squeezed.probabilities
+    assert list(plain.probabilities.values()) == pytest.approx(list(lossy.probabilities.values()), abs=0.02)
+    assert plain.verdict in ("indeterminate", "unremarkable")
