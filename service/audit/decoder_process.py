@@ -45,27 +45,24 @@ class DecodedFilm:
 
 
 def receive(connection: socket.socket, count: int, deadline: float | None = None) -> bytearray:
-    """Exactly `count` bytes, or nothing where the other end has closed.
+    """Exactly `count` bytes.
 
-    Raises EOFError where it closed in between, TimeoutError past the `deadline` of time.monotonic().
+    Raises EOFError where the other end closed before, TimeoutError past the `deadline` of time.monotonic().
     """
     buffer = bytearray(count)
-    received = _receive_into(connection, memoryview(buffer), deadline)
-    if received not in (0, count):
-        raise EOFError("the connection ended within a message")
-    return buffer if received == count else bytearray()
+    _receive_into(connection, memoryview(buffer), deadline)
+    return buffer
 
 
-def _receive_into(connection: socket.socket, view: memoryview, deadline: float | None) -> int:
+def _receive_into(connection: socket.socket, view: memoryview, deadline: float | None) -> None:
     position = 0
     while position < len(view):
         if deadline is not None:
             connection.settimeout(max(1e-3, deadline - time.monotonic()))
         read = connection.recv_into(view[position:])
         if not read:
-            break
+            raise EOFError("the other end closed the connection")
         position += read
-    return position
 
 
 class DecoderProcess:
@@ -120,7 +117,7 @@ class DecoderProcess:
             return
         try:
             started = receive(self._connection, len(READY), time.monotonic() + START_SECONDS) == READY
-        except OSError:
+        except (OSError, EOFError):
             started = False
         if not started:
             self.stop()
@@ -134,11 +131,13 @@ class DecoderProcess:
         self._connection.sendall(data)
 
     def _reply(self, bounds: Bounds, deadline: float) -> DecodedFilm:
-        (length,) = REPLY.unpack(receive(self._connection, REPLY.size, deadline) or b"")
+        (length,) = REPLY.unpack(receive(self._connection, REPLY.size, deadline))
         if length > LARGEST_TABLE_BYTES:
             raise ValueError("the decoder's answer is malformed")
         table = json.loads(receive(self._connection, length, deadline))
         if "error" in table:
+            if table["last"]:
+                self.stop()
             raise CODES[table["error"]](table["detail"])
         shape, item_bytes = (int(table["height"]), int(table["width"])), int(table["bytes"])
         if min(shape) < 1 or shape[0] * shape[1] > bounds.max_pixels or item_bytes not in (1, 2):
@@ -151,8 +150,7 @@ class DecoderProcess:
         if len(levels) != 1 << 8 * item_bytes or not ((levels >= 0) & (levels <= 1)).all():
             raise ValueError("the decoder's levels are outside [0, 1]")
         raw = np.empty(shape[0] * shape[1] * item_bytes, np.uint8)
-        if _receive_into(self._connection, raw.data, deadline) != len(raw):
-            raise EOFError("the connection ended within a film")
+        _receive_into(self._connection, raw.data, deadline)
         values = raw.view(np.uint8 if item_bytes == 1 else np.uint16).reshape(shape)
         pixels: NDArray[np.float32] = levels[values].astype(np.float32, copy=False)
         return pixels

@@ -57,8 +57,9 @@ def _address_space_bytes() -> int | None:
 
 def _serve(connection: socket.socket, base_bytes: int | None) -> bool:
     """Answer one request; whether to go on."""
-    head = receive(connection, REQUEST.size)
-    if not head:
+    try:
+        head = receive(connection, REQUEST.size)
+    except EOFError:
         return False
     kind, count, max_pixels, memory_bytes, seconds = REQUEST.unpack(head)
     if base_bytes is not None:
@@ -70,7 +71,7 @@ def _serve(connection: socket.socket, base_bytes: int | None) -> bool:
     except RadiographError as error:
         _send_error(connection, error)
     except MemoryError:
-        _send_error(connection, DecodeFailed(OUT_OF_MEMORY))
+        _send_error(connection, DecodeFailed(OUT_OF_MEMORY), last=True)
         return False
     signal.setitimer(signal.ITIMER_REAL, 0)
     return True
@@ -106,8 +107,9 @@ def _send_film(connection: socket.socket, film: StoredPixels) -> None:
     connection.sendall(np.ascontiguousarray(film.values).data)
 
 
-def _send_error(connection: socket.socket, error: RadiographError) -> None:
-    _send_table(connection, {"error": error.code, "detail": error.detail})
+def _send_error(connection: socket.socket, error: RadiographError, *, last: bool = False) -> None:
+    """last: this process answers no more requests."""
+    _send_table(connection, {"error": error.code, "detail": error.detail, "last": last})
 
 
 def _send_table(connection: socket.socket, table: dict[str, object]) -> None:

@@ -22,12 +22,13 @@ from tests.dicom_files import dicom_bytes
 REPOSITORY = Path(__file__).parents[3]
 FILM = (np.arange(64 * 80).reshape(64, 80) % 4096).astype(np.uint16)
 SMALL = dicom_bytes(FILM, bits=12)
+PATIENT = Limits(decode_seconds=200)  # machines that run tests may be very busy
 
 
 @pytest.fixture(scope="module")
 def slow_film() -> bytes:
-    """A JPEG 2000 of 2,500 x 2,000 noise: around a second to decode."""
-    noise = np.random.default_rng(0).integers(0, 4096, (2500, 2000)).astype(np.uint16)
+    """A JPEG 2000 of noise: around half a second to decode on an idle machine."""
+    noise = np.random.default_rng(0).integers(0, 4096, (1600, 1600)).astype(np.uint16)
     return dicom_bytes(noise, bits=12, transfer_syntax=JPEG2000Lossless)
 
 
@@ -62,8 +63,8 @@ def test_the_time_limit(decoder: Decoder, slow_film: bytes) -> None:
     (before,) = pids(decoder)
     started = time.monotonic()
     with pytest.raises(DecodeFailed):
-        decoder.decode(slow_film, Limits(decode_seconds=0.1))
-    assert time.monotonic() - started < 5
+        decoder.decode(slow_film, Limits(decode_seconds=0.05))
+    assert time.monotonic() - started < 30
     assert decoder.decode(SMALL).width == 80
     assert pids(decoder).isdisjoint({before})
     with pytest.raises(ProcessLookupError):
@@ -72,8 +73,8 @@ def test_the_time_limit(decoder: Decoder, slow_film: bytes) -> None:
 
 def test_the_memory_limit(decoder: Decoder, slow_film: bytes) -> None:
     with pytest.raises(DecodeFailed):
-        decoder.decode(slow_film, Limits(decode_memory_bytes=40 << 20))
-    assert decoder.decode(slow_film).width == 2000
+        decoder.decode(slow_film, Limits(decode_memory_bytes=16 << 20))
+    assert decoder.decode(slow_film, PATIENT).width == 1600
 
 
 def test_the_memory_limit_of_a_picture_that_is_plain(decoder: Decoder) -> None:
@@ -89,7 +90,7 @@ def test_a_process_that_is_killed_fails_its_film_only(decoder: Decoder, slow_fil
     timer = threading.Timer(0.1, os.kill, (pid, signal.SIGKILL))
     timer.start()
     with pytest.raises(DecodeFailed):
-        decoder.decode(slow_film)
+        decoder.decode(slow_film, PATIENT)
     timer.join()
     assert decoder.decode(SMALL).width == 80
 
@@ -124,7 +125,7 @@ def test_eight_threads_share_two_processes() -> None:
 def test_deaths_under_load_fail_no_more_films_than_processes_that_died(slow_film: bytes) -> None:
     with Decoder(2) as decoder, ThreadPoolExecutor(4) as threads:
         decoder.decode(SMALL)
-        results = [threads.submit(decoder.decode, slow_film) for _ in range(4)]
+        results = [threads.submit(decoder.decode, slow_film, PATIENT) for _ in range(4)]
         time.sleep(0.2)
         killed = pids(decoder)
         for pid in killed:

@@ -61,7 +61,7 @@ LOSSLESS = [
     JPEG2000Lossless,
     RLELossless,
 ]
-ROWS, COLUMNS = np.mgrid[0:45, 0:67]
+ROWS, COLUMNS = np.mgrid[0:45, 0:66]
 FILM = ((ROWS * 50 + COLUMNS * 37) % 4096).astype(np.uint16)
 SMOOTH = (ROWS * 2 + COLUMNS).astype(np.uint8)
 HTJ2K_FRAME = base64.b64decode(  # 16 x 20, (row * 150 + column * 97) % 4096, 16 bits; made by OpenJPH 0.26.3
@@ -193,14 +193,14 @@ def test_nothing_is_refused() -> None:
 
 def test_the_byte_limit_is_exact() -> None:
     data = dicom_bytes(FILM, bits=12)
-    assert decode(data, Limits(max_bytes=len(data))).width == 67
+    assert decode(data, Limits(max_bytes=len(data))).width == 66
     with pytest.raises(TooManyBytes):
         decode(data, Limits(max_bytes=len(data) - 1))
 
 
 def test_the_pixel_limit_is_exact() -> None:
     data = dicom_bytes(FILM, bits=12)
-    assert decode(data, Limits(max_pixels=FILM.size)).width == 67
+    assert decode(data, Limits(max_pixels=FILM.size)).width == 66
     with pytest.raises(TooManyPixels):
         decode(data, Limits(max_pixels=FILM.size - 1))
 
@@ -259,13 +259,20 @@ def test_colour_is_refused() -> None:
         decode(dicom_bytes(np.zeros((4, 4, 3), np.uint8), photometric="RGB", PlanarConfiguration=0))
 
 
-@pytest.mark.parametrize("kept", [140, 200, 400, 800, 0.5, 0.99])
+@pytest.mark.parametrize("kept", [0.3, 0.5, 0.99])
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless])
 def test_truncated(syntax: str, kept: float) -> None:
     data = dicom_bytes(FILM, transfer_syntax=syntax, bits=12)
-    assert decode(data).width == 67
-    with pytest.raises((Truncated, UnsupportedFormat)):  # a cut within the file meta leaves no transfer syntax
-        decode(data[: kept if isinstance(kept, int) else int(kept * len(data))])
+    assert decode(data).width == 66
+    with pytest.raises(Truncated):
+        decode(data[: int(kept * len(data))])
+
+
+@pytest.mark.parametrize("kept", [130, 140, 200, 236, 400, 500, 520])
+def test_cut_off_before_the_size_is_known(kept: int) -> None:
+    """What is left might as well be a report, which has no pixels: any refusal will do."""
+    with pytest.raises((Truncated, UnsupportedFormat, UnsupportedRadiograph)):
+        decode(dicom_bytes(FILM, bits=12)[:kept])
 
 
 @pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEGLSLossless, JPEG2000Lossless])
@@ -281,19 +288,15 @@ def test_pixel_data_that_are_too_short() -> None:
         decode(dicom_bytes(FILM, bits=12, PixelData=FILM.tobytes()[:-2]))
 
 
-def test_too_many_nested_sequences_are_refused() -> None:
-    def nest(dataset: Dataset) -> None:
-        inner = Dataset()
-        for _ in range(300):
-            outer = Dataset()
-            outer.ProcedureCodeSequence = [inner]
-            outer["ProcedureCodeSequence"].is_undefined_length = True
-            inner = outer
-        dataset.ProcedureCodeSequence = inner.ProcedureCodeSequence
-        dataset["ProcedureCodeSequence"].is_undefined_length = True
-
+@pytest.mark.parametrize("depth", [300, 100_000])
+def test_too_many_nested_sequences_are_refused(depth: int) -> None:
+    data = dicom_bytes(FILM, bits=12)
+    sequence = b"\x08\x00\x32\x10SQ\0\0" + b"\xff" * 4 + b"\xfe\xff\x00\xe0" + b"\xff" * 4
+    ends = b"\xfe\xff\x0d\xe0\0\0\0\0" + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    start = data.index(b"\x08\x00\x16\x00UI")
+    assert decode(data[:start] + sequence * 10 + ends * 10 + data[start:]).width == 66
     with pytest.raises(UnsupportedRadiograph):
-        decode(dicom_bytes(FILM, bits=12, change=nest))
+        decode(data[:start] + sequence * depth + ends * depth + data[start:])
 
 
 def _siz(width: int, height: int) -> bytes:
@@ -306,7 +309,7 @@ def _siz(width: int, height: int) -> bytes:
 
 
 def test_a_jpeg_2000_bomb_behind_a_small_data_set() -> None:
-    """100 bytes that promise 30,000 x 30,000 pixels in a film of 45 x 67."""
+    """100 bytes that promise 30,000 x 30,000 pixels in a film of 45 x 66."""
     data = dicom_bytes(SMOOTH, transfer_syntax=JPEG2000Lossless, PixelData=encapsulate([_siz(30000, 30000)]))
     with pytest.raises(UnsupportedRadiograph):
         decode(data)
@@ -340,9 +343,8 @@ def test_a_codestream_of_another_size_is_refused(syntax: str) -> None:
 
 
 def test_compressed_values_beyond_bits_stored_are_refused() -> None:
-    frame = _dataset(dicom_bytes(FILM, transfer_syntax=JPEG2000Lossless, bits=12)).PixelData
     with pytest.raises(UnsupportedRadiograph):
-        decode(dicom_bytes(FILM, transfer_syntax=JPEG2000Lossless, bits=10, PixelData=frame))
+        decode(dicom_bytes(FILM, transfer_syntax=JPEG2000Lossless, bits=12, BitsStored=10, HighBit=9))
 
 
 def test_attributes_name_the_film_and_nobody() -> None:
