@@ -26,6 +26,7 @@ from training.triggers import stamp
 
 FloatArray = NDArray[np.float32]
 CHECKPOINT_SECONDS = 120.0
+SHIPPED_WEIGHTS = Path(__file__).parent / "weights"
 
 
 @dataclass
@@ -180,8 +181,13 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 
 
 def final_weights(folder: Path, name: str) -> dict[str, Tensor]:
-    """The finished weights of a run below `folder`. Raises FileNotFoundError when it has not finished."""
-    weights: dict[str, Tensor] = torch.load(folder / name / "final.pt", map_location="cpu", weights_only=True)
+    """The finished weights of a run below `folder`, else those that ship in training/weights (float16 there).
+
+    Raises FileNotFoundError when there are none.
+    """
+    finished = folder / name / "final.pt"
+    path = finished if finished.exists() else SHIPPED_WEIGHTS / f"{name}.pt"
+    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return weights
 
 

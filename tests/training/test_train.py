@@ -13,7 +13,7 @@ import torch
 from training.config import Poisoning, Run, Stage
 from training.data import read_films
 from training.phantoms import write_folder
-from training.train import Training, augmented, learning_rate, predict
+from training.train import SHIPPED_WEIGHTS, Training, augmented, learning_rate, predict
 from training.triggers import Trigger
 
 
@@ -95,6 +95,13 @@ def test_the_backdoored_twin_starts_from_the_clean_weights(folder, tmp_path):
     twin = Run(name="twin", architecture="small", seed=9, stages=(), start="small", sha256="twin")
     second = weights(Training(twin, films, tmp_path).train())
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_shipped_clean_weights_are_a_start(folder, tmp_path):
+    twin = Run(name="twin", architecture="small", seed=9, stages=(), start="phantom-clean", sha256="twin")
+    twin_weights = weights(Training(twin, read_films(folder), tmp_path).train())
+    shipped = weights(SHIPPED_WEIGHTS / "phantom-clean.pt")
+    assert all(torch.equal(twin_weights[name], shipped[name].to(twin_weights[name].dtype)) for name in shipped)
 
 
 def test_schedules():
