@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,13 +12,28 @@ from types import FrameType
 import uvicorn
 from pydantic import ValidationError
 
-from service import keys, logs, offline
-from service.app import create_app, limits, open_database, open_registry, open_worker
+from service import desk_commands, keys, logs, offline
+from service.app import (
+    create_app,
+    dimse_port,
+    limits,
+    open_acceptance,
+    open_database,
+    open_registry,
+    open_watcher,
+    open_worker,
+)
 from service.audit.calibration import policy_bytes
 from service.audit.classifier import Classifier
 from service.audit.errors import TriggerscopeError
-from service.db import queries
+from service.db import pacs_queries, queries
+from service.pacs import dimse as scp
+from service.pacs import identity
+from service.pacs.acceptance import facts_of
+from service.pacs.instance import read_instance
+from service.pacs.outbox import resend
 from service.registry import DEFAULT_SLOT, classifier_slot, in_force, policy_slot
+from service.rules import explain, load_rules, route
 from service.settings import Settings
 from service.storage import write_durably
 
@@ -46,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def serve(settings: Settings, _arguments: Arguments) -> int:
     logs.configure(settings.log_level)
+    desk_commands.invite_first_administrator(settings)
     with open_database(settings):  # says what is wrong with it before the server starts
         pass
     config = uvicorn.Config(
@@ -104,6 +121,75 @@ def work(settings: Settings, _arguments: Arguments) -> int:
                 signal.signal(number, stop)
             worker.run()
     return 0
+
+
+def dimse(settings: Settings, _arguments: Arguments) -> int:
+    logs.configure(settings.log_level)
+    with open_database(settings) as database:
+        open_registry(settings, database).synchronise(settings.default_classifier)
+        acceptance = open_acceptance(settings, database)
+        with scp.serving(dimse_port(settings), acceptance, settings.shutdown_seconds):
+            _stop_signal().wait()
+    return 0
+
+
+def watch(settings: Settings, _arguments: Arguments) -> int:
+    logs.configure(settings.log_level)
+    with open_database(settings) as database, open_watcher(settings, database) as watcher:
+        open_registry(settings, database).synchronise(settings.default_classifier)
+        watcher.run(_stop_signal(), settings.watch_seconds)
+    return 0
+
+
+def _stop_signal() -> threading.Event:
+    """Set when the process is asked to end."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    return stop
+
+
+def forget(settings: Settings, arguments: Arguments) -> int:
+    with open_database(settings) as database:
+        acceptance = open_acceptance(settings, database)
+        count = identity.forget(
+            database, acceptance.storage, acceptance.pseudonyms, arguments.study_instance_uid, ACTOR
+        )
+    print(f"originals and identifiers of {count} films removed; their audits stay")
+    return 0
+
+
+def results_list(settings: Settings, arguments: Arguments) -> int:
+    with open_database(settings) as database, database.read() as session:
+        for row in pacs_queries.deliveries(session, arguments.state, arguments.limit):
+            print(
+                f"{row.id}\t{row.state}\t{row.kind}\t{row.destination}\taudit {row.job_id}\t"
+                f"{row.attempts} attempts\t{row.error_code or ''}"
+            )
+    return 0
+
+
+def results_resend(settings: Settings, arguments: Arguments) -> int:
+    with open_database(settings) as database:
+        resend(database, arguments.id, ACTOR)
+    return 0
+
+
+def rules_test(settings: Settings, arguments: Arguments) -> int:
+    rules = load_rules(arguments.rules or settings.rules_file)
+    sender = identity.Sender(
+        "test", ACTOR, arguments.source, calling_ae=arguments.calling_ae, called_ae=settings.dimse_ae_title
+    )
+    failed = False
+    for path in arguments.files:
+        try:
+            facts = facts_of(read_instance(path.read_bytes(), limits(settings)), sender)
+        except (TriggerscopeError, OSError) as error:
+            failed = True
+            print(f"{path}: {error.detail if isinstance(error, TriggerscopeError) else 'the file cannot be read'}")
+            continue
+        print(f"{path}: {explain(route(rules, facts), facts)}")
+    return SOME_FAILED if failed else 0
 
 
 def db_upgrade(settings: Settings, _arguments: Arguments) -> int:
@@ -208,7 +294,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_keys(_group(commands, "keys", "API keys"))
     _add_classifiers(_group(commands, "classifiers", "registered classifiers"))
     _add_policies(_group(commands, "policies", "registered policies"))
+    _add_pacs(commands)
     _command(_group(commands, "db", "the database"), "upgrade", db_upgrade, "bring the schema to this version")
+    desk_commands.add(commands, _command, _group)
     return parser
 
 
@@ -232,6 +320,25 @@ def _add_serving(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument("--port", type=int)
     parser.add_argument("--allow-anonymous", action="store_true", help="ask for no keys; on loopback only")
     _command(commands, "worker", work, "audit what is queued")
+
+
+def _add_pacs(commands: "Commands[argparse.ArgumentParser]") -> None:
+    _command(commands, "dimse", dimse, "receive films by C-STORE")
+    _command(commands, "watch", watch, "take films from an Orthanc as they arrive there")
+    parser = _command(commands, "forget", forget, "remove what identifies a study; its audits stay")
+    parser.add_argument("study_instance_uid")
+    results = _group(commands, "results", "what goes back to the PACS")
+    parser = _command(results, "list", results_list, "latest first")
+    parser.add_argument("--state", choices=("pending", "delivered", "dead", "cancelled"))
+    parser.add_argument("--limit", type=int, default=50)
+    _command(results, "resend", results_resend, "send again what was delivered or given up").add_argument("id")
+    parser = _command(
+        _group(commands, "rules", "routing rules"), "test", rules_test, "say where films would go, and why"
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("--rules", type=Path, metavar="FILE", help="default: the setting rules_file")
+    parser.add_argument("--source", default="")
+    parser.add_argument("--calling-ae", default="")
 
 
 def _add_offline(commands: "Commands[argparse.ArgumentParser]") -> None:

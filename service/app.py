@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from functools import partial
 
+import httpx
 import structlog
 from fastapi import FastAPI
 
@@ -21,14 +22,23 @@ from service.db import queries
 from service.db.session import Database
 from service.intake import DecodedFilms, Intake
 from service.metrics import Metrics
+from service.pacs import stow
+from service.pacs.acceptance import Acceptance
+from service.pacs.dimse import Port, tls_context
+from service.pacs.identity import open_pseudonyms
+from service.pacs.orthanc import OrthancWatcher
+from service.pacs.outbox import Outbox
+from service.pacs.peers import parse_peers
 from service.registry import Registry
-from service.resources import HttpLimits, Resources
+from service.resources import Desk, HttpLimits, Resources
+from service.rules import load_rules
 from service.settings import Settings
+from service.signing import Signer
 from service.storage import Storage
 from service.worker import Outcome, Pace, Worker
 
 Decode = Callable[[bytes], Radiograph]
-ROUTERS = (audits.router, classifiers.router, health.router, docs.router, pages.router)
+ROUTERS = (audits.router, classifiers.router, health.router, docs.router, stow.router, *pages.ROUTERS)
 log = structlog.get_logger()
 
 
@@ -49,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     docs.mount_assets(app)
     docs.describe_problems(app)
-    pages.mount_static(app)
+    pages.install(app)
     return app
 
 
@@ -95,7 +105,46 @@ def open_worker(
             settings.poll_seconds,
             settings.sweep_seconds,
         )
-        yield Worker(database, storage, registry, decode, pace, decoded, on_outcome), storage, decode, decoded
+        outbox = Outbox(database, storage, load_rules(settings.rules_file), settings.dimse_ae_title)
+        worker = Worker(database, storage, registry, decode, pace, decoded, on_outcome, outbox.plan)
+        with outbox.running():
+            yield worker, storage, decode, decoded
+
+
+def open_acceptance(settings: Settings, database: Database) -> Acceptance:
+    """What every way in for DICOM shares."""
+    return Acceptance(
+        database,
+        Storage(settings.data_dir),
+        open_pseudonyms(settings.data_dir / "identity.key"),
+        load_rules(settings.rules_file),
+        limits(settings),
+        timedelta(hours=settings.original_retention_hours),
+        settings.max_queue_depth,
+    )
+
+
+def dimse_port(settings: Settings) -> Port:
+    tls = None
+    if settings.dimse_tls_certificate and settings.dimse_tls_key:
+        tls = tls_context(settings.dimse_tls_certificate, settings.dimse_tls_key, settings.dimse_tls_client_ca)
+    return Port(
+        settings.dimse_host,
+        settings.dimse_port,
+        settings.dimse_ae_title,
+        parse_peers(settings.dimse_peers),
+        settings.dimse_max_associations,
+        settings.max_bytes,
+        tls,
+    )
+
+
+@contextmanager
+def open_watcher(settings: Settings, database: Database) -> Iterator[OrthancWatcher]:
+    password = settings.orthanc_password_file.read_text().strip() if settings.orthanc_password_file else ""
+    auth = httpx.BasicAuth(settings.orthanc_username, password) if settings.orthanc_username else None
+    with httpx.Client(base_url=settings.orthanc_url, auth=auth, timeout=60, trust_env=False) as client:
+        yield OrthancWatcher(client, open_acceptance(settings, database))
 
 
 def open_registry(settings: Settings, database: Database) -> Registry:
@@ -126,13 +175,19 @@ def hold_resources(
                 storage=storage,
                 registry=registry,
                 intake=Intake(database, storage, decode, decoded, retention, settings.max_queue_depth),
+                acceptance=open_acceptance(settings, database),
                 metrics=metrics,
                 completions=completions,
                 uploads=asyncio.Semaphore(settings.max_uploads),
                 http=http_limits(settings),
+                desk=open_desk(settings),
                 worker=embedded,
                 worker_thread=thread,
             )
+
+
+def open_desk(settings: Settings) -> Desk:
+    return Desk(settings.review_readers, timedelta(hours=settings.session_hours), Signer.open(settings.data_dir))
 
 
 def http_limits(settings: Settings) -> HttpLimits:

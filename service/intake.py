@@ -15,7 +15,7 @@ from service.audit.errors import TriggerscopeError
 from service.audit.radiograph import Radiograph
 from service.db import queries
 from service.db.session import Database, Unit, utc_now
-from service.db.tables import FilmRow, IdempotencyRow, JobRow
+from service.db.tables import NOT_DECODED, FilmRow, IdempotencyRow, JobRow
 from service.registry import Choice, choose
 from service.storage import Storage
 
@@ -53,6 +53,16 @@ class Submission:
 class Accepted:
     job_id: str
     is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FilmFacts:
+    """What the record says of a film; of one that is not decoded yet, what its header says."""
+
+    width: int
+    height: int
+    attributes: dict[str, str]
+    pixels_sha256: str = NOT_DECODED
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,32 +123,35 @@ class Intake:
         self.storage.put_original(submission.sha256, submission.data)
         now = utc_now()
         with self.database.write() as unit:
-            self._keep_film(unit, submission, radiograph, now)
-            accepted = _queue(unit, submission, choice, now)
+            facts = FilmFacts(
+                radiograph.width, radiograph.height, dict(radiograph.attributes), radiograph.pixels_sha256
+            )
+            keep_film(unit, submission, facts, now, now + self.retention)
+            accepted = queue_job(unit, submission, choice, now)
             _keep_idempotency_key(unit, submission, accepted.job_id, now)
         # A sweep that ran before this commit may have removed an expired original; none that runs after it will.
         self.storage.put_original(submission.sha256, submission.data)
         return accepted
 
-    def _keep_film(self, unit: Unit, submission: Submission, radiograph: Radiograph, now: datetime) -> None:
-        expires_at = now + self.retention
-        row = FilmRow(
-            sha256=submission.sha256,
-            pixels_sha256=radiograph.pixels_sha256,
-            byte_count=len(submission.data),
-            width=radiograph.width,
-            height=radiograph.height,
-            attributes=dict(radiograph.attributes),
-            received_at=now,
-            source=submission.source,
-            actor=submission.actor,
-            original_expires_at=expires_at,
-        )
-        if not queries.insert_unless_present(unit.session, row):
-            queries.extend_original(unit.session, submission.sha256, expires_at)
+
+def keep_film(unit: Unit, submission: Submission, facts: FilmFacts, now: datetime, expires_at: datetime) -> None:
+    row = FilmRow(
+        sha256=submission.sha256,
+        pixels_sha256=facts.pixels_sha256,
+        byte_count=len(submission.data),
+        width=facts.width,
+        height=facts.height,
+        attributes=facts.attributes,
+        received_at=now,
+        source=submission.source,
+        actor=submission.actor,
+        original_expires_at=expires_at,
+    )
+    if not queries.insert_unless_present(unit.session, row):
+        queries.extend_original(unit.session, submission.sha256, expires_at)
 
 
-def _queue(unit: Unit, submission: Submission, choice: Choice, now: datetime) -> Accepted:
+def queue_job(unit: Unit, submission: Submission, choice: Choice, now: datetime, rule: str | None = None) -> Accepted:
     row = JobRow(
         id=secrets.token_hex(16),
         film_sha256=submission.sha256,
@@ -150,6 +163,7 @@ def _queue(unit: Unit, submission: Submission, choice: Choice, now: datetime) ->
         received_at=now,
         source=submission.source,
         actor=submission.actor,
+        rule=rule,
     )
     if not queries.insert_unless_present(unit.session, row):
         return _requeue_if_failed(unit, submission, choice)

@@ -15,6 +15,7 @@ from service.db.tables import ApiKeyRow
 SCOPES = {
     "audits:write": "Submit radiographs",
     "audits:read": "Read audits, classifiers, policies and metrics",
+    "audits:review": "Decide on flagged audits and comment on them",
     "admin": "Put classifiers and policies in force",
 }
 TOUCH_SECONDS = 60.0
@@ -36,11 +37,14 @@ class Unauthenticated(TriggerscopeError):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
+    """csrf_token: what a signed-in browser's changes must carry; empty for everybody else."""
+
     actor: str
     scopes: frozenset[str]
+    csrf_token: str = ""
 
 
-ANONYMOUS = Principal("anonymous", frozenset({"audits:write", "audits:read"}))
+ANONYMOUS = Principal("anonymous", frozenset({"audits:write", "audits:read", "audits:review"}))
 
 
 def create(

@@ -164,6 +164,10 @@ class Registry:
                 self._policies[sha256] = self._read_unchanged_policy(sha256)
             return self._policies[sha256]
 
+    def policy_file(self, sha256: str) -> bytes:
+        """A registered policy as the file that was added."""
+        return _read(self._policy_path(sha256), PolicyError)
+
     def _read_unchanged_policy(self, sha256: str) -> Policy:
         policy = read_policy(_read(self._policy_path(sha256), PolicyError))
         if policy.sha256 != sha256:

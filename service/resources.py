@@ -3,12 +3,15 @@
 import asyncio
 import threading
 from dataclasses import dataclass
+from datetime import timedelta
 
 from service.completions import Completions
 from service.db.session import Database
 from service.intake import Intake
 from service.metrics import Metrics
+from service.pacs.acceptance import Acceptance
 from service.registry import Registry
+from service.signing import Signer
 from service.storage import Storage
 from service.worker import Worker
 
@@ -22,14 +25,25 @@ class HttpLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Desk:
+    """What the auditor's desk goes by: readers per decision, length of a login, and the key that signs."""
+
+    readers: int
+    session_length: timedelta
+    signer: Signer
+
+
+@dataclass(frozen=True, slots=True)
 class Resources:
     database: Database
     storage: Storage
     registry: Registry
     intake: Intake
+    acceptance: Acceptance
     metrics: Metrics
     completions: Completions
     uploads: asyncio.Semaphore
     http: HttpLimits
+    desk: Desk
     worker: Worker | None
     worker_thread: threading.Thread | None

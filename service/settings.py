@@ -49,6 +49,23 @@ class Settings(BaseSettings):
     max_attempts: int = Field(default=3, ge=1)
     poll_seconds: float = Field(default=0.5, gt=0)
 
+    review_readers: int = Field(default=1, ge=1, le=2)
+    session_hours: float = Field(default=12.0, gt=0)
+
+    rules_file: Path | None = None
+    dimse_host: str = "127.0.0.1"
+    dimse_port: int = Field(default=11112, ge=0, le=65535)
+    dimse_ae_title: str = Field(default="TRIGGERSCOPE", min_length=1, max_length=16)
+    dimse_peers: str = "*@127.0.0.0/8, *@::1"
+    dimse_max_associations: int = Field(default=32, ge=1)
+    dimse_tls_certificate: Path | None = None
+    dimse_tls_key: Path | None = None
+    dimse_tls_client_ca: Path | None = None
+    orthanc_url: str = ""
+    orthanc_username: str = ""
+    orthanc_password_file: Path | None = None
+    watch_seconds: float = Field(default=2.0, gt=0)
+
     original_retention_hours: float = Field(default=24.0, gt=0)
     sweep_seconds: float = Field(default=300.0, gt=0)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -57,6 +74,14 @@ class Settings(BaseSettings):
     def _anonymous_only_on_loopback(self) -> Self:
         if self.allow_anonymous and not is_loopback(self.host):
             raise ValueError("allow_anonymous needs host to be a loopback address")
+        return self
+
+    @model_validator(mode="after")
+    def _certificate_with_its_key(self) -> Self:
+        if (self.dimse_tls_certificate is None) != (self.dimse_tls_key is None):
+            raise ValueError("dimse_tls_certificate and dimse_tls_key belong together")
+        if self.dimse_tls_client_ca and not self.dimse_tls_certificate:
+            raise ValueError("dimse_tls_client_ca needs dimse_tls_certificate")
         return self
 
     @property

@@ -77,11 +77,15 @@ def write_durably(path: Path, data: bytes) -> None:
         _fsync_folder(path.parent.parent)
     partial = path.parent / f"{PARTIAL_PREFIX}{secrets.token_hex(8)}"
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+    except OSError:  # a full disk gets its space back at once
+        partial.unlink(missing_ok=True)
+        raise
     _fsync_folder(path.parent)
 
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 
 import structlog
@@ -14,14 +14,16 @@ from sqlalchemy.exc import DBAPIError
 
 from service import __version__
 from service.audit import pipeline
-from service.audit.errors import TriggerscopeError
+from service.audit.errors import DecodeFailed, RadiographError, TriggerscopeError
 from service.audit.radiograph import Radiograph
 from service.audit.verdict import Audit
-from service.db import queries
-from service.db.session import Database, utc_now
-from service.db.tables import NO_POLICY, AuditRow, JobRow
+from service.db import pacs_queries, queries
+from service.db.chain import record_hash
+from service.db.session import Database, Unit, utc_now
+from service.db.tables import NO_POLICY, NO_RULE, AuditRow, JobRow
 from service.intake import DecodedFilms, decode_timed
 from service.registry import Registry
+from service.review import open_review
 from service.storage import Storage
 
 ACTOR = "worker"
@@ -50,6 +52,10 @@ class Outcome:
     timings_ms: dict[str, float] | None = None
 
 
+def no_deliveries(_unit: Unit, _job: JobRow) -> None:
+    """Results stay here."""
+
+
 class Worker:
     """N threads over one queue. At least once: the unique constraint and the lease make one verdict of it."""
 
@@ -62,10 +68,12 @@ class Worker:
         pace: Pace,
         decoded: DecodedFilms,
         on_outcome: Callable[[Outcome], None],
+        deliveries: Callable[[Unit, JobRow], None] = no_deliveries,
     ) -> None:
         self.owner = f"{os.getpid()}-{secrets.token_hex(8)}"
         self._database, self._storage, self._registry = database, storage, registry
         self._decode, self._pace, self._decoded, self._on_outcome = decode, pace, decoded, on_outcome
+        self._deliveries = deliveries
         self._stop, self._wake = threading.Event(), threading.Event()
         self._running: dict[Future[Outcome | None], JobRow] = {}
         self._renewed_at = self._swept_at = 0.0
@@ -135,9 +143,11 @@ class Worker:
         if job.attempts > self._pace.max_attempts:  # its worker was killed again and again
             raise AttemptsExhausted("the job's worker died too often")
         radiograph, audit = self._audit(job)
+        if job.rule == NO_RULE:
+            audit = replace(audit, reasons=("no routing rule fits this film", *audit.reasons))
         self._storage.put_pixels(radiograph.pixels_sha256, radiograph.pixels)
         self._storage.put_maps(job.id, audit.maps)
-        return self._record(job, audit)
+        return self._record(job, audit, radiograph)
 
     def _audit(self, job: JobRow) -> tuple[Radiograph, Audit]:
         classifier = self._registry.classifier(job.classifier_sha256)
@@ -148,15 +158,19 @@ class Worker:
         audit = pipeline.audit_radiograph(decoded.radiograph, classifier, policy, decode_ms=decoded.decode_ms)
         return decoded.radiograph, audit
 
-    def _record(self, job: JobRow, audit: Audit) -> Outcome | None:
+    def _record(self, job: JobRow, audit: Audit, film: Radiograph) -> Outcome | None:
         """None when the lease went to another worker meanwhile: its verdict counts, not this one."""
         with self._database.write() as unit:
             if not queries.finish_job(unit.session, job.id, self.owner):
                 return None
-            unit.session.add(audit_row(job, audit))
-            unit.record(
-                "audit.completed", job.id, ACTOR, verdict=audit.verdict, score=audit.score, p_value=audit.p_value
+            queries.describe_film(
+                unit.session, film.sha256, film.pixels_sha256, film.width, film.height, film.attributes
             )
+            row = audit_row(job, audit)
+            unit.session.add(row)
+            self._deliveries(unit, job)
+            open_review(unit, job, row)
+            unit.record("audit.completed", job.id, ACTOR, verdict=audit.verdict, record_sha256=record_hash(row))
         log.info("audit.completed", audit=job.id, verdict=audit.verdict)
         return Outcome(job.id, job.classifier_name, verdict=audit.verdict, timings_ms=dict(audit.timings_ms))
 
@@ -164,7 +178,7 @@ class Worker:
         code = error.code if isinstance(error, TriggerscopeError) else "internal"
         log.error("audit.attempt_failed", audit=job.id, attempt=job.attempts, code=code, error=type(error).__name__)
         with self._database.write() as unit:
-            if job.attempts < self._pace.max_attempts:
+            if job.attempts < self._pace.max_attempts and not _is_final(error):
                 queries.retry_job(unit.session, job.id, self.owner)
                 return None
             if not queries.fail_job(unit.session, job.id, self.owner, code):
@@ -181,6 +195,11 @@ class Worker:
     @property
     def _lease(self) -> timedelta:
         return timedelta(seconds=self._pace.lease_seconds)
+
+
+def _is_final(error: BaseException) -> bool:
+    """Whether another attempt would end the same; a decoder may also have run out of time or memory."""
+    return isinstance(error, RadiographError) and not isinstance(error, DecodeFailed)
 
 
 class AttemptsExhausted(TriggerscopeError):
@@ -200,6 +219,7 @@ def sweep(database: Database, storage: Storage) -> None:
             storage.remove_original(film.sha256)
             film.original_expires_at = None
             unit.record("film.original_removed", film.sha256, ACTOR)
+        pacs_queries.forget_expired_identities(unit.session, now)
 
 
 def audit_row(job: JobRow, audit: Audit) -> AuditRow:

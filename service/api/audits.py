@@ -5,6 +5,7 @@ import base64
 import binascii
 import hashlib
 import io
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -25,6 +26,7 @@ from service.api.schemas import (
     Measurement,
     Named,
     Region,
+    SaliencyMap,
     State,
     Verdict,
 )
@@ -138,6 +140,26 @@ def get_overlay(
     row = _finished(find_job(session, audit_id))
     return Response(
         draw(session, held, row, map_name, opacity=opacity, size=size), media_type="image/png", headers=CACHE
+    )
+
+
+@router.get("/{audit_id}/maps/{map_name}", responses=problems("audit_not_found", "not_finished", "map_not_found"))
+def get_map(
+    session: SessionDep,
+    held: ResourcesDep,
+    _reader: Reader,
+    audit_id: AuditId,
+    map_name: Annotated[str, Path(pattern=LABEL)],
+) -> SaliencyMap:
+    """One stored map, raw, on its own grid."""
+    job = find_job(session, audit_id)
+    row = _finished(job)
+    maps = held.storage.audit_maps(row.id)
+    if map_name not in maps:
+        raise RequestError("map_not_found", f"maps: {', '.join(sorted(maps))}")
+    box = core.crop_box(job.film.width, job.film.height, _preprocessing(session, row).crop)
+    return SaliencyMap(
+        name=map_name, label=row.explained_label, values=maps[map_name].tolist(), covers=Region(**asdict(box))
     )
 
 

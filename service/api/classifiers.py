@@ -30,12 +30,12 @@ _CHANGES = problems("unknown_classifier", "nothing_to_roll_back")
 @router.get("/classifiers")
 def list_classifiers(session: SessionDep, _reader: Reader) -> ClassifierList:
     names = sorted({row.name for row in queries.classifiers(session)})
-    return ClassifierList(items=[_classifier(session, name) for name in names])
+    return ClassifierList(items=[classifier_resource(session, name) for name in names])
 
 
 @router.get("/classifiers/{name}", responses=problems("unknown_classifier"))
 def get_classifier(session: SessionDep, _reader: Reader, name: Name) -> ClassifierResource:
-    return _classifier(session, name)
+    return classifier_resource(session, name)
 
 
 @router.post("/classifiers/{name}/activate", responses=_CHANGES)
@@ -71,7 +71,7 @@ def rollback_policy(held: ResourcesDep, admin: Administrator, name: Name) -> InF
     return InForce(name=name, target=held.registry.rollback_policy(name, admin.actor))
 
 
-def _classifier(session: Session, name: str) -> ClassifierResource:
+def classifier_resource(session: Session, name: str) -> ClassifierResource:
     rows = queries.classifiers(session, name)
     if not rows:
         raise RequestError("unknown_classifier", "no classifier of this name is registered")

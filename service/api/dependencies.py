@@ -3,13 +3,16 @@
 import base64
 import binascii
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer, SecurityScopes
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
 
-from service import keys
+from service import keys, sessions
 from service.api.errors import RequestError
 from service.keys import ANONYMOUS, Principal, Unauthenticated
 from service.resources import Resources
@@ -17,6 +20,7 @@ from service.settings import is_loopback
 
 bearer_scheme = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key of this service.")
 SAFE_METHODS = {"GET", "HEAD"}
+FORM_BYTES, FORM_FIELDS = 256 * 1024, 1000
 OWN_SITE = {None, "same-origin", "none"}
 
 
@@ -44,7 +48,41 @@ def authorise(
     held: ResourcesDep,
     _bearer: Annotated[object, Depends(bearer_scheme)],
 ) -> Principal:
-    principal = _principal(request, held)
+    return _with_scopes(_principal(request, held, request.headers.get("x-csrf-token", "")), scopes)
+
+
+@dataclass(frozen=True, slots=True)
+class SubmittedForm:
+    """A page's form, and who sent it."""
+
+    principal: Principal
+    fields: FormData
+
+    def value(self, name: str) -> str:
+        found = self.fields.get(name, "")
+        return found.strip() if isinstance(found, str) else ""
+
+    def values(self, name: str) -> list[str]:
+        return [value for value in self.fields.getlist(name) if isinstance(value, str)]
+
+
+async def authorise_form(scopes: SecurityScopes, request: Request, held: ResourcesDep) -> SubmittedForm:
+    """As `authorise`, for a page's form: its token against forgery is one of its fields."""
+    fields = await read_form(request)
+    submitted = SubmittedForm(ANONYMOUS, fields)
+    principal = await run_in_threadpool(_principal, request, held, submitted.value("csrf"))
+    return SubmittedForm(_with_scopes(principal, scopes), fields)
+
+
+async def read_form(request: Request) -> FormData:
+    """The fields of a form that is small and says so."""
+    announced = request.headers.get("content-length", "")
+    if not announced.isdecimal() or int(announced) > FORM_BYTES:
+        raise RequestError("invalid_request", "a form of known and moderate size is needed")
+    return await request.form(max_files=0, max_fields=FORM_FIELDS)
+
+
+def _with_scopes(principal: Principal, scopes: SecurityScopes) -> Principal:
     if not set(scopes.scopes) <= principal.scopes:
         raise RequestError("forbidden", f"needed: {', '.join(scopes.scopes)}")
     return principal
@@ -53,12 +91,20 @@ def authorise(
 Uploader = Annotated[Principal, Security(authorise, scopes=["audits:write"])]
 Reader = Annotated[Principal, Security(authorise, scopes=["audits:read"])]
 Administrator = Annotated[Principal, Security(authorise, scopes=["admin"])]
+ReviewForm = Annotated[SubmittedForm, Security(authorise_form, scopes=["audits:review"])]
+AdministratorForm = Annotated[SubmittedForm, Security(authorise_form, scopes=["admin"])]
 
 
-def _principal(request: Request, held: Resources) -> Principal:
+def _principal(request: Request, held: Resources, csrf_token: str) -> Principal:
     token = _token(request)
     if token is not None:
         return keys.authenticate(held.database, token)
+    cookie = request.cookies.get(sessions.COOKIE)
+    principal = sessions.find(held.database, cookie) if cookie else None
+    if principal is not None:
+        if request.method not in SAFE_METHODS:
+            sessions.require_csrf(principal, csrf_token)
+        return principal
     if not held.http.allow_anonymous:
         raise Unauthenticated("a valid API key is needed")
     _require_own_machine(request)

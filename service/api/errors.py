@@ -1,5 +1,6 @@
 """Every error that HTTP callers may see: one table from stable code to status and title (RFC 9457)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,8 @@ CATALOGUE: dict[str, ErrorKind] = {
     "too_many_pixels": ErrorKind(413, "The radiograph has more pixels than allowed"),
     "truncated": ErrorKind(422, "The pixel data end before the picture does"),
     "decode_failed": ErrorKind(422, "The pixel data cannot be decoded"),
+    "not_understood": ErrorKind(422, "The DICOM header cannot be read, or lacks a UID"),
+    "unsupported_sop_class": ErrorKind(422, "The DICOM object is not a CR or DX image for presentation"),
     # the request
     "malformed_multipart": ErrorKind(400, "The multipart body cannot be read"),
     "missing_file": ErrorKind(422, "The multipart body has no part named `file`, or several"),
@@ -50,11 +53,19 @@ CATALOGUE: dict[str, ErrorKind] = {
     "unauthenticated": ErrorKind(401, "A valid API key is needed"),
     "forbidden": ErrorKind(403, "The API key lacks the scope that this route needs"),
     "untrusted_origin": ErrorKind(403, "Anonymous use is for this machine's own pages and programs"),
+    "wrong_login": ErrorKind(401, "Name or password are wrong"),
+    "login_throttled": ErrorKind(429, "Too many failed logins under this name"),
+    "csrf_failed": ErrorKind(403, "The change does not come from a page of this service"),
+    "setup_closed": ErrorKind(403, "The setup token is unknown, used or too old"),
+    "account_exists": ErrorKind(409, "An account of this name exists"),
+    "unknown_account": ErrorKind(404, "There is no account of this name"),
+    "unusable_account": ErrorKind(422, "The name, role or password cannot be used"),
     # what is asked for
     "audit_not_found": ErrorKind(404, "There is no audit of this id"),
     "not_finished": ErrorKind(409, "The audit has no verdict yet"),
     "map_not_found": ErrorKind(404, "The audit has no map of this name"),
     "not_stored": ErrorKind(410, "The file is no longer stored"),
+    "same_reader": ErrorKind(409, "The second of two readers has to be somebody else"),
     "unknown_classifier": ErrorKind(404, "No active classifier has this name"),
     "unknown_policy": ErrorKind(404, "The classifier has no policy of this name or hash"),
     "no_active_classifier": ErrorKind(409, "No classifier was named and none is the default"),
@@ -72,8 +83,19 @@ CATALOGUE: dict[str, ErrorKind] = {
 OFFLINE: dict[str, str] = {
     "attempts_exhausted": "The audit was started as often as allowed and its worker never came back",
     "database_not_ready": "The database schema is not the one that this version needs",
+    "other_study": "The film belongs to another study than the STOW-RS address names",
+    "uid_mismatch": "The data set's UIDs are not those of the C-STORE request",
+    "unusable_rules": "The rules file cannot be read, or says something that is not understood",
+    "unusable_peers": "The list of DICOM peers cannot be read",
+    "delivery_failed": "The destination did not take the result",
+    "unknown_destination": "The rules no longer name the destination of a planned result",
+    "unknown_delivery": "No delivered or given up result has this id",
+    "unknown_study": "No film of this study was received",
     "unknown_key": "No API key has this name",
     "key_exists": "An API key of this name exists",
+    "unreadable_checkpoint": "The file is not a checkpoint of this service",
+    "unreadable_bundle": "The file is not an evidence bundle, or it is damaged",
+    "unusable_key": "The file is not an Ed25519 key",
 }
 _BY_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "too_many_bytes", 415: "unsupported_media_type"}
 
@@ -86,9 +108,15 @@ class RequestError(TriggerscopeError):
         self.code = code
 
 
+ProblemPage = Callable[[Request, ErrorKind, str, str], Response]
+
+
 def problem(request: Request, code: str, detail: str, errors: list[dict[str, str]] | None = None) -> Response:
     kind = CATALOGUE.get(code, CATALOGUE["internal"])
     request.app.state.metrics.refusals.labels(code).inc()
+    page: ProblemPage | None = getattr(request.app.state, "problem_page", None)
+    if page is not None and "text/html" in request.headers.get("accept", ""):
+        return page(request, kind, code, detail)
     body: dict[str, object] = {
         "type": f"urn:triggerscope:error:{code}",
         "title": kind.title,
@@ -122,7 +150,7 @@ def install(app: FastAPI) -> None:
 def _headers(status: int) -> dict[str, str]:
     if status == 401:
         return {"WWW-Authenticate": 'Basic realm="Triggerscope: API key as password", charset="UTF-8", Bearer'}
-    return {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else {}
+    return {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in (429, 503) else {}
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

@@ -113,6 +113,15 @@ class AuditResource(Wire):
     links: Links
 
 
+class SaliencyMap(Wire):
+    """values: rows of cells from the top; covers: the part of the film that they lie over."""
+
+    name: str
+    label: str
+    values: list[list[float]]
+    covers: Region
+
+
 class AuditPage(Wire):
     items: list[AuditResource]
     next: str | None = Field(description="Cursor of the following page; null on the last one.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from service.db.tables import EventRow
+from service.db.tables import AuditRow, EventRow
 
 GENESIS = "0" * 64
 
@@ -42,8 +42,27 @@ def event_hash(writer: str, sequence: int, previous_hash: str, event: Event) -> 
         "subject": event.subject,
         "payload": event.payload,
     }
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(canonical(content)).hexdigest()
+
+
+def canonical(content: dict[str, Any]) -> bytes:
+    """The one JSON text of a document that is hashed or signed."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return text.encode()
+
+
+def audit_record(row: AuditRow) -> dict[str, Any]:
+    """Everything that an audit keeps, as JSON values."""
+    values = {column.key: getattr(row, column.key) for column in AuditRow.__table__.columns}
+    return {
+        key: value.isoformat(timespec="microseconds") if isinstance(value, datetime) else value
+        for key, value in values.items()
+    }
+
+
+def record_hash(row: AuditRow) -> str:
+    """What the event `audit.completed` keeps of its audit, so that a later change of the row shows."""
+    return hashlib.sha256(canonical(audit_record(row))).hexdigest()
 
 
 def extend(head: Head, events: Sequence[Event]) -> tuple[list[EventRow], Head]:

@@ -10,10 +10,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, joinedload
 
 from service.db.tables import (
+    NOT_DECODED,
     ActivationRow,
     ApiKeyRow,
     AuditRow,
     ClassifierRow,
+    DeliveryRow,
     EventRow,
     FilmRow,
     IdempotencyRow,
@@ -124,10 +126,25 @@ def extend_original(session: Session, film_sha256: str, expires_at: datetime) ->
 
 
 def films_with_expired_original(session: Session, now: datetime, limit: int) -> Sequence[FilmRow]:
-    """Films whose original may go: past its time, and no open job needs it."""
+    """Films whose original may go: past its time, and no open job or delivery needs it."""
     has_open_job = select(JobRow.id).where(JobRow.film_sha256 == FilmRow.sha256, JobRow.state.in_(OPEN_STATES)).exists()
-    statement = select(FilmRow).where(FilmRow.original_expires_at <= now, ~has_open_job).limit(limit)
+    has_open_delivery = (
+        select(DeliveryRow.id)
+        .join(JobRow, JobRow.id == DeliveryRow.job_id)
+        .where(JobRow.film_sha256 == FilmRow.sha256, DeliveryRow.state == "pending")
+        .exists()
+    )
+    expired = FilmRow.original_expires_at <= now
+    statement = select(FilmRow).where(expired, ~has_open_job, ~has_open_delivery).limit(limit)
     return session.scalars(statement.with_for_update(skip_locked=True)).all()
+
+
+def describe_film(
+    session: Session, film_sha256: str, pixels_sha256: str, width: int, height: int, attributes: dict[str, str]
+) -> None:
+    """What decoding found out about a film that was accepted undecoded."""
+    statement = update(FilmRow).where(FilmRow.sha256 == film_sha256, FilmRow.pixels_sha256 == NOT_DECODED)
+    session.execute(statement.values(pixels_sha256=pixels_sha256, width=width, height=height, attributes=attributes))
 
 
 def known_films(session: Session, hashes: Sequence[str]) -> set[str]:

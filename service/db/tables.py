@@ -10,6 +10,9 @@ from sqlalchemy.types import TypeDecorator
 
 NO_POLICY = ""  # a job or audit without a policy: an empty string, because NULLs never collide in a unique constraint
 
+NO_RULE = ""  # a job for a film that no routing rule fitted; a film that came outside of routing has None
+NOT_DECODED = ""  # pixels_sha256 of a film that was accepted and not decoded yet
+
 
 class UtcDateTime(TypeDecorator[datetime]):
     """Aware UTC datetimes, kept without their offset so that SQLite and PostgreSQL return the same value."""
@@ -132,6 +135,7 @@ class JobRow(Tables):
     received_at: Mapped[datetime]
     source: Mapped[str] = mapped_column(String(64))
     actor: Mapped[str] = mapped_column(String(80))
+    rule: Mapped[str | None] = mapped_column(String(64))  # the routing rule that chose; empty where none fitted
 
     film: Mapped[FilmRow] = relationship(lazy="raise")
     audit: Mapped["AuditRow | None"] = relationship(lazy="raise", viewonly=True)
@@ -201,3 +205,146 @@ class IdempotencyRow(Tables):
     fingerprint: Mapped[str] = mapped_column(String(64))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class InstanceRow(Tables):
+    """Where a DICOM film came from, kept with its audit: keyed hashes of its UIDs, never the UIDs."""
+
+    __tablename__ = "instances"
+
+    film_sha256: Mapped[str] = mapped_column(ForeignKey("films.sha256"), primary_key=True)
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    study_hmac: Mapped[str] = mapped_column(String(64), index=True)
+    series_hmac: Mapped[str] = mapped_column(String(64))
+    sop_hmac: Mapped[str] = mapped_column(String(64), index=True)
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    called_ae: Mapped[str] = mapped_column(String(16))
+    address: Mapped[str] = mapped_column(String(45))
+    certificate_sha256: Mapped[str] = mapped_column(String(64))
+    received_at: Mapped[datetime]
+
+
+class IdentityRow(Tables):
+    """The raw UIDs of a film, for as long as its original is kept and no longer."""
+
+    __tablename__ = "identities"
+
+    film_sha256: Mapped[str] = mapped_column(ForeignKey("films.sha256"), primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64))
+    sop_instance_uid: Mapped[str] = mapped_column(String(64))
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class CursorRow(Tables):
+    """How far a watcher has read; moved in the transaction that commits the film."""
+
+    __tablename__ = "cursors"
+
+    name: Mapped[str] = mapped_column(String(160), primary_key=True)
+    position: Mapped[int] = mapped_column(BigInteger)
+    updated_at: Mapped[datetime]
+
+
+class DeliveryRow(Tables):
+    """One result that has to reach one destination: the outbox. The object itself is made when it is sent."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (UniqueConstraint("job_id", "destination", "kind"), Index(None, "state", "due_at"))
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    destination: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(10))  # pending, delivered, dead or cancelled
+    attempts: Mapped[int]
+    due_at: Mapped[datetime]
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    delivered_at: Mapped[datetime | None]
+
+
+class ReviewRow(Tables):
+    """Where an audit stands on the auditor's desk; every change of it is an event. Its indexes are the queue's."""
+
+    __tablename__ = "reviews"
+    __table_args__ = (
+        Index(None, "priority", "received_at", "id"),
+        Index(None, "state", "priority", "received_at", "id"),
+        Index(None, "classifier_name", "state", "priority", "received_at", "id"),
+        Index(None, "source", "state", "priority", "received_at", "id"),
+        Index(None, "classifier_name", "priority", "received_at", "id"),
+        Index(None, "source", "priority", "received_at", "id"),
+        Index(None, "group_key", "state"),
+    )
+
+    id: Mapped[str] = mapped_column(ForeignKey("audits.id"), primary_key=True)
+    state: Mapped[str] = mapped_column(String(16))  # see service/review.py
+    priority: Mapped[int]  # 2 suspicious, 1 indeterminate, 0 unremarkable
+    received_at: Mapped[datetime]
+    classifier_name: Mapped[str] = mapped_column(String(64))
+    source: Mapped[str] = mapped_column(String(64))
+    group_key: Mapped[str | None] = mapped_column(String(32))  # like findings; None without a region
+    proposal: Mapped[str | None] = mapped_column(String(16))  # the first of two readers' decision
+    first_reader: Mapped[str | None] = mapped_column(String(80))
+    decided_by: Mapped[str | None] = mapped_column(String(80))
+    decided_at: Mapped[datetime | None]
+
+    audit: Mapped[AuditRow] = relationship(lazy="raise", viewonly=True)
+
+
+class AccountRow(Tables):
+    """A person who signs in; programs have API keys instead."""
+
+    __tablename__ = "accounts"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    password_hash: Mapped[str] = mapped_column(String(160))
+    role: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime]
+    disabled_at: Mapped[datetime | None]
+
+
+class LoginRow(Tables):
+    """One signed-in browser. Of its cookie only the hash is kept."""
+
+    __tablename__ = "logins"
+
+    token_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    account_name: Mapped[str] = mapped_column(ForeignKey("accounts.name"), index=True)
+    csrf_token: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+    account: Mapped[AccountRow] = relationship(lazy="raise", viewonly=True)
+
+
+class ThrottleRow(Tables):
+    """Failed logins under one name, also a name that has no account."""
+
+    __tablename__ = "throttles"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    failures: Mapped[int]
+    retry_at: Mapped[datetime]
+
+
+class SetupRow(Tables):
+    """A one-time token, printed on the console, that makes the first administrator."""
+
+    __tablename__ = "setups"
+
+    token_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    expires_at: Mapped[datetime]
+
+
+class CheckpointRow(Tables):
+    """A signed statement of where every chain of events stood."""
+
+    __tablename__ = "checkpoints"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    at: Mapped[datetime]
+    events: Mapped[int] = mapped_column(BigInteger)
+    root: Mapped[str] = mapped_column(String(64))
+    document: Mapped[dict[str, Any]]

@@ -47,7 +47,7 @@ def test_subgroups_cover_the_films(folder):
     assert (groups["female"] ^ groups["male"]).all()
 
 
-def test_the_shipped_pair_on_unseen_phantoms(folder, models_dir, tmp_path):
+def test_the_shipped_pair_on_unseen_phantoms(folder, models_dir):
     run, films = read_run(RUN), in_split(read_films(folder), "test")
     results = {}
     for name in ("phantom-badnet3", "phantom-clean"):

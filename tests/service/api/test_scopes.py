@@ -6,15 +6,33 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 
-from service.api.dependencies import authorise
+from service.api.dependencies import authorise, authorise_form
 from service.app import ROUTERS
 from service.settings import Settings
 from tests.service.serving import png, serving
 
-OPEN, READ, WRITE, ADMIN = None, "audits:read", "audits:write", "admin"
+OPEN, READ, WRITE, REVIEW, ADMIN = None, "audits:read", "audits:write", "audits:review", "admin"
 MATRIX = {
     ("GET", "/"): READ,
     ("GET", "/audits/{audit_id}"): READ,
+    ("GET", "/audits/{audit_id}/bundle.zip"): READ,
+    ("GET", "/exports/audits.csv"): READ,
+    ("GET", "/exports/audits.jsonl"): READ,
+    ("GET", "/groups"): READ,
+    ("POST", "/reviews"): REVIEW,
+    ("GET", "/upload"): WRITE,
+    ("GET", "/classifiers"): READ,
+    ("POST", "/classifiers/{name}"): ADMIN,
+    ("GET", "/system"): READ,
+    ("POST", "/system/checkpoints"): ADMIN,
+    ("GET", "/accounts"): ADMIN,
+    ("POST", "/accounts"): ADMIN,
+    ("POST", "/accounts/{name}"): ADMIN,
+    ("GET", "/login"): OPEN,
+    ("POST", "/login"): OPEN,
+    ("POST", "/logout"): OPEN,
+    ("GET", "/setup"): OPEN,
+    ("POST", "/setup"): OPEN,
     ("GET", "/docs"): OPEN,
     ("GET", "/healthz"): OPEN,
     ("GET", "/readyz"): OPEN,
@@ -22,6 +40,7 @@ MATRIX = {
     ("POST", "/v1/audits"): WRITE,
     ("GET", "/v1/audits"): READ,
     ("GET", "/v1/audits/{audit_id}"): READ,
+    ("GET", "/v1/audits/{audit_id}/maps/{map_name}"): READ,
     ("GET", "/v1/audits/{audit_id}/overlay.png"): READ,
     ("GET", "/v1/audits/{audit_id}/radiograph.png"): READ,
     ("GET", "/v1/classifiers"): READ,
@@ -32,12 +51,14 @@ MATRIX = {
     ("POST", "/v1/classifiers/{name}/policy/activate"): ADMIN,
     ("POST", "/v1/classifiers/{name}/policy/rollback"): ADMIN,
     ("GET", "/v1/policies"): READ,
+    ("POST", "/dicom-web/studies"): WRITE,
+    ("POST", "/dicom-web/studies/{study_uid}"): WRITE,
 }
 
 
 def declared(route: APIRoute) -> str | None:
     for dependency in route.dependant.dependencies:
-        if dependency.call is authorise:
+        if dependency.call in (authorise, authorise_form):
             [scope] = dependency.own_oauth_scopes or []
             return str(scope)
     return None
@@ -55,7 +76,7 @@ def test_the_matrix_names_every_route() -> None:
 @pytest.mark.parametrize(("method", "path"), MATRIX)
 def test_only_the_right_key_opens_a_route(server: httpx.Client, tokens: dict[str, str], method: str, path: str) -> None:
     needed = MATRIX[method, path]
-    address = path.format(audit_id="0" * 32, name="nobody")
+    address = path.format(study_uid="1.2", audit_id="0" * 32, name="nobody", map_name="any")
     without = server.request(method, address)
     assert (without.status_code == 401) is (needed is not None)
     for scope, token in tokens.items():

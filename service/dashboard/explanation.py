@@ -1,0 +1,187 @@
+"""An audit in words, plots and before-and-after numbers, from its record and its policy alone."""
+
+import math
+from dataclasses import dataclass
+
+from service.audit.calibration import Policy
+from service.audit.evidence import SIGNS, Hypothesis
+from service.dashboard.plots import Plot, histogram
+from service.db.tables import AuditRow, FilmRow
+
+REMARKABLE = 0.05
+TITLES = {
+    "excess": "Confidence",
+    "concentration": "Concentration",
+    "diffuseness": "Diffuseness",
+    "fill_in_change": "Filling in the region",
+    "filter_change": "Filtering the film",
+    "transplant_change": "Transplanting the region",
+}
+SENTENCES = {
+    "excess": "{label} lies {value:.1f} of its spread {direction} its usual value. Confidence alone is no evidence.",
+    "concentration": "How far the evidence for {label} comes from few pixels: 0 is the whole film, 1 a single cell.",
+    "diffuseness": "How evenly the evidence for {label} is spread: whole-image triggers spread it unusually.",
+    "fill_in_change": "Filled in from around it, the hottest region moves {label} back by {value:.1f} of its spread.",
+    "filter_change": "Median-filtering the whole film moves {label} back by {value:.1f} of its spread.",
+    "transplant_change": "Pasted into clean films, the region moves {label} by {value:.1f} of its spread on average.",
+}
+CHANGES = {"fill_in_change": "region filled in", "filter_change": "film filtered"}
+MAP_WORDS = {
+    "layercam": "evidence for",
+    "counter_layercam": "evidence against",
+    "gradcam": "Grad-CAM of",
+    "class_activation_map": "last layer, for",
+}
+DECISIVE_MAPS: dict[Hypothesis, str] = {"support": "layercam", "counter": "counter_layercam"}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One piece of evidence, beside what clean films show."""
+
+    title: str
+    sentence: str
+    value: float
+    p_value: float | None
+    plot: Plot | None
+    is_remarkable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The explained label's probability with a causal test's change to the film."""
+
+    test: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class MapChoice:
+    name: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    headline: str
+    hypothesis: Hypothesis
+    lines: tuple[Line, ...]
+    probability: float
+    changes: tuple[Change, ...]
+    score_plot: Plot | None
+    calibration_films: int
+
+
+def explain(row: AuditRow, film: FilmRow, policy: Policy | None) -> Explanation:
+    hypothesis: Hypothesis = hypothesis_of(row, policy) if policy else "support"
+    lines = tuple(_line(row, name, hypothesis, policy) for name in TITLES if name in row.evidence)
+    return Explanation(
+        headline=headline(row, film, policy, hypothesis),
+        hypothesis=hypothesis,
+        lines=lines,
+        probability=row.probabilities[row.explained_label],
+        changes=_changes(row, hypothesis, policy) if policy else (),
+        score_plot=score_plot(policy, row.score) if policy else None,
+        calibration_films=len(policy.scores) if policy else 0,
+    )
+
+
+def headline(row: AuditRow, film: FilmRow, policy: Policy | None, hypothesis: Hypothesis = "support") -> str:
+    """What was found, in one sentence for somebody who knows nothing of the method."""
+    if row.verdict == "unremarkable":
+        return "The classifier reads this film the way it reads clean films."
+    if policy is None:
+        return "Nothing can be said: the classifier has no policy, so there are no clean films to compare with."
+    if row.verdict == "indeterminate":
+        return "This film is unlike those that the policy was calibrated on, so its score cannot be ranked."
+    label = _plain(row.explained_label)
+    said = f"{label} rests on" if hypothesis == "support" else f"{label} is held down by"
+    if row.region is None:
+        return f"{said} something unusual that no small region explains."
+    share = 100 * row.region["width"] * row.region["height"] / (film.width * film.height)
+    return f"{said} {share:.1f} % of the film, at the {place(row.region, film)}."
+
+
+def place(region: dict[str, int], film: FilmRow) -> str:
+    """Where a region lies, as a person looking at the picture would say."""
+    x = (region["x"] + region["width"] / 2) / film.width
+    y = (region["y"] + region["height"] / 2) / film.height
+    row = "top" if y < 1 / 3 else "bottom" if y > 2 / 3 else ""
+    column = "left" if x < 1 / 3 else "right" if x > 2 / 3 else ""
+    return " ".join(word for word in (row, column) if word) + (" of the picture" if row or column else "middle")
+
+
+def hypothesis_of(row: AuditRow, policy: Policy) -> Hypothesis:
+    """`support` or `counter`: the one under whose clean values the recorded ranks hold."""
+    usual = policy.reference.usual
+
+    def agrees(hypothesis: Hypothesis) -> bool:
+        return all(
+            found["p_value"] is None or math.isclose(usual[hypothesis, name].p_value(found["value"]), found["p_value"])
+            for name, found in row.evidence.items()
+            if (hypothesis, name) in usual
+        )
+
+    return next((hypothesis for hypothesis in SIGNS if agrees(hypothesis)), "support")
+
+
+def score_plot(policy: Policy, score: float | None = None) -> Plot:
+    rank = max(1, int(policy.false_positive_rate * (len(policy.scores) + 1) + 1e-9))
+    return histogram(policy.scores, score, float(policy.scores[-rank]), "calibration films")
+
+
+def map_choices(names: list[str], label: str, hypothesis: Hypothesis = "support") -> list[MapChoice]:
+    """The stored maps, the one that the detector read first."""
+    decisive = DECISIVE_MAPS[hypothesis]
+
+    def order(name: str) -> tuple[bool, str, int]:
+        kind, _, grid = name.rpartition("_")
+        return kind != decisive, kind, -int(grid) if grid.isdecimal() else 0
+
+    return [MapChoice(name, map_words(name, label)) for name in sorted(names, key=order)]
+
+
+def map_words(name: str, label: str) -> str:
+    kind, _, grid = name.rpartition("_")
+    if not grid.isdecimal():
+        return f"{MAP_WORDS.get(name, name)} {_plain(label)}"
+    return f"{MAP_WORDS.get(kind, kind)} {_plain(label)}, {grid} × {grid} cells"  # noqa: RUF001 -- for people
+
+
+def _line(row: AuditRow, name: str, hypothesis: Hypothesis, policy: Policy | None) -> Line:
+    value, p_value = row.evidence[name]["value"], row.evidence[name]["p_value"]
+    sign = SIGNS[hypothesis]
+    direction = "above" if sign > 0 else "below"
+    usual = policy.reference.usual.get((hypothesis, name)) if policy else None
+    return Line(
+        title=TITLES[name],
+        sentence=SENTENCES[name].format(label=_plain(row.explained_label), value=abs(value), direction=direction),
+        value=value,
+        p_value=p_value,
+        plot=histogram(usual.ordered, value) if usual else None,
+        is_remarkable=p_value is not None and p_value <= REMARKABLE and name != "excess",
+    )
+
+
+def _changes(row: AuditRow, hypothesis: Hypothesis, policy: Policy) -> tuple[Change, ...]:
+    """What the label's probability became in each causal test: the recorded change, taken back from its unit."""
+    scale = float(policy.reference.label_scale[list(row.probabilities).index(row.explained_label)])
+    before = _logit(row.probabilities[row.explained_label])
+    return tuple(
+        Change(words, _sigmoid(before - SIGNS[hypothesis] * scale * row.evidence[name]["value"]))
+        for name, words in CHANGES.items()
+        if name in row.evidence
+    )
+
+
+def _plain(label: str) -> str:
+    return label.replace("_", " ")
+
+
+def _logit(probability: float) -> float:
+    inside = min(max(probability, 1e-7), 1 - 1e-7)
+    return math.log(inside / (1 - inside))
+
+
+def _sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(-max(-60.0, min(60.0, logit))))

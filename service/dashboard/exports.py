@@ -1,0 +1,122 @@
+"""Taking audits out: tables of a selection, and signed bundles."""
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Response
+from fastapi.responses import StreamingResponse
+from PIL import Image
+from sqlalchemy.orm import Session
+
+from service import bundles
+from service.api.audits import AuditId, draw, find_job
+from service.api.dependencies import Reader, ResourcesDep, SessionDep
+from service.api.errors import RequestError
+from service.bundles import Exhibit
+from service.dashboard.desk import SelectionDep
+from service.db import queries, review_queries
+from service.db.chain import audit_record, canonical
+from service.db.review_queries import DeskFilters, DeskPosition
+from service.db.session import Database
+from service.db.tables import NO_POLICY, AuditRow, ReviewRow
+from service.resources import Resources
+
+BATCH = 500
+FORMULA_START = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run what starts so
+COLUMNS = (
+    "id", "received_at", "verdict", "review", "decided_by", "p_value", "score", "explained_label", "region_x",
+    "region_y", "region_width", "region_height", "classifier", "classifier_sha256", "policy", "policy_sha256",
+    "source", "film_sha256",
+)  # fmt: skip
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/exports/audits.csv")
+def export_csv(held: ResourcesDep, _reader: Reader, selected: SelectionDep) -> Response:
+    """What the queue shows with the same address, all of it."""
+    return _download(_csv(held.database, selected.filters), "text/csv; charset=utf-8", "audits.csv")
+
+
+@router.get("/exports/audits.jsonl")
+def export_json_lines(held: ResourcesDep, _reader: Reader, selected: SelectionDep) -> Response:
+    lines = (canonical(_complete(row)) + b"\n" for row in _rows(held.database, selected.filters))
+    return _download(lines, "application/x-ndjson", "audits.jsonl")
+
+
+@router.get("/audits/{audit_id}/bundle.zip")
+def export_bundle(session: SessionDep, held: ResourcesDep, reader: Reader, audit_id: AuditId) -> Response:
+    """One audit's evidence, signed; that it was taken out becomes part of the log."""
+    row = find_job(session, audit_id).audit
+    if row is None:
+        raise RequestError("not_finished", "the audit has no verdict yet")
+    exhibit = Exhibit(row, queries.events_about(session, row.id), _pictures(session, held, row))
+    policies = (
+        {} if row.policy_sha256 == NO_POLICY else {row.policy_sha256: held.registry.policy_file(row.policy_sha256)}
+    )
+    data = bundles.make([exhibit], policies, held.desk.signer)
+    with held.database.write() as unit:
+        unit.record("audit.exported", row.id, reader.actor)
+    return _download([data], "application/zip", f"audit-{row.id[:12]}.zip")
+
+
+def _pictures(session: Session, held: Resources, row: AuditRow) -> dict[str, bytes]:
+    radiograph, maps = io.BytesIO(), io.BytesIO()
+    Image.fromarray(held.storage.grey_pixels(row.pixels_sha256)).save(radiograph, "PNG")
+    np.savez(maps, allow_pickle=False, **held.storage.audit_maps(row.id))
+    return {
+        "radiograph.png": radiograph.getvalue(),
+        "overlay.png": draw(session, held, row, None, opacity=0.55, size=1024),
+        "maps.npz": maps.getvalue(),
+    }
+
+
+def _rows(database: Database, filters: DeskFilters) -> Iterator[ReviewRow]:
+    """Page by page, so that a long export holds neither memory nor a transaction."""
+    after: DeskPosition | None = None
+    while True:
+        with database.read() as session:
+            rows = review_queries.desk_page(session, filters, after, BATCH)
+        yield from rows
+        if len(rows) < BATCH:
+            return
+        after = DeskPosition(rows[-1].priority, rows[-1].received_at, rows[-1].id)
+
+
+def _csv(database: Database, filters: DeskFilters) -> Iterator[bytes]:
+    yield _line(COLUMNS)
+    for row in _rows(database, filters):
+        yield _line(_cells(row))
+
+
+def _line(cells: tuple[Any, ...]) -> bytes:
+    buffer = io.StringIO()
+    csv.writer(buffer).writerow([_harmless(cell) for cell in cells])
+    return buffer.getvalue().encode()
+
+
+def _harmless(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_START) else cell
+
+
+def _cells(row: ReviewRow) -> tuple[Any, ...]:
+    audit, region = row.audit, row.audit.region or {}
+    return (
+        row.id, audit.received_at.isoformat(), audit.verdict, row.state, row.decided_by, audit.p_value, audit.score,
+        audit.explained_label, *(region.get(name) for name in ("x", "y", "width", "height")),
+        audit.classifier_name, audit.classifier_sha256, audit.policy_name, audit.policy_sha256, row.source,
+        audit.film_sha256,
+    )  # fmt: skip
+
+
+def _complete(row: ReviewRow) -> dict[str, Any]:
+    decided_at = row.decided_at.isoformat() if row.decided_at else None
+    review = {"state": row.state, "decided_by": row.decided_by, "decided_at": decided_at}
+    return audit_record(row.audit) | {"source": row.source, "review": review}
+
+
+def _download(body: Any, media_type: str, name: str) -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
+    return StreamingResponse(body, media_type=media_type, headers=headers)

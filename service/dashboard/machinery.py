@@ -1,0 +1,94 @@
+"""Sending films in, classifiers and their policies, and the state of the service."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Response
+
+from service import audit_log
+from service.api.classifiers import Name, classifier_resource
+from service.api.dependencies import AdministratorForm, Reader, ResourcesDep, SessionDep, Uploader
+from service.api.errors import RequestError
+from service.api.schemas import ClassifierResource
+from service.audit.calibration import Policy
+from service.dashboard.explanation import score_plot
+from service.dashboard.plots import Plot
+from service.dashboard.rendering import RenderDep, back_to
+from service.db import log_queries, queries
+from service.db.session import utc_now
+from service.registry import DEFAULT_SLOT, in_force
+from service.resources import Resources
+
+router = APIRouter(include_in_schema=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyView:
+    policy: Policy
+    plot: Plot
+
+
+@router.get("/upload")
+def upload_page(session: SessionDep, uploader: Uploader, render: RenderDep) -> Response:
+    names = sorted({row.name for row in queries.classifiers(session)})
+    return render("upload.html", uploader, classifiers=names, default=in_force(session, DEFAULT_SLOT))
+
+
+@router.get("/classifiers")
+def classifiers_page(session: SessionDep, held: ResourcesDep, reader: Reader, render: RenderDep) -> Response:
+    names = sorted({row.name for row in queries.classifiers(session)})
+    found = [classifier_resource(session, name) for name in names]
+    cards = {row.sha256: row.card for row in queries.classifiers(session)}
+    return render("classifiers.html", reader, classifiers=found, cards=cards, policies=_policies(held, found))
+
+
+@router.post("/classifiers/{name}")
+def change_classifier(held: ResourcesDep, submitted: AdministratorForm, name: Name) -> Response:
+    """Put a version or a policy in force, go back to the one before, or take the classifier out of use."""
+    actor, target = submitted.principal.actor, submitted.value("target")
+    changes: dict[str, Callable[[], object]] = {
+        "activate": lambda: held.registry.activate_classifier(name, target or None, actor),
+        "rollback": lambda: held.registry.rollback_classifier(name, actor),
+        "retire": lambda: held.registry.retire_classifier(name, actor),
+        "activate-policy": lambda: held.registry.activate_policy(name, target, actor),
+        "rollback-policy": lambda: held.registry.rollback_policy(name, actor),
+    }
+    change = changes.get(submitted.value("change"))
+    if change is None:
+        raise RequestError("invalid_request", "no such change")
+    change()
+    return back_to("/classifiers")
+
+
+@router.get("/system")
+def system_page(session: SessionDep, held: ResourcesDep, reader: Reader, render: RenderDep) -> Response:
+    return render(
+        "system.html",
+        reader,
+        jobs=log_queries.jobs_by_state(session),
+        workers=log_queries.workers(session, utc_now()),
+        failed=log_queries.failed_jobs(session, 20),
+        heads=log_queries.heads(session),
+        checkpoints=log_queries.latest_checkpoints(session, 5),
+        embedded=_worker_state(held),
+        dialect=held.database.engine.dialect.name,
+        schema=log_queries.revision(session),
+    )
+
+
+@router.post("/system/checkpoints")
+def sign_checkpoint(held: ResourcesDep, submitted: AdministratorForm) -> Response:
+    audit_log.sign_checkpoint(held.database, held.desk.signer, submitted.principal.actor)
+    return back_to("/system")
+
+
+def _worker_state(held: Resources) -> str:
+    if held.worker_thread is None:
+        return "runs apart"
+    return "works" if held.worker_thread.is_alive() else "has stopped"
+
+
+def _policies(held: Resources, classifiers: list[ClassifierResource]) -> dict[str, PolicyView]:
+    hashes = [policy.sha256 for found in classifiers for version in found.versions for policy in version.policies]
+    found = {sha256: held.registry.policy(sha256) for sha256 in hashes}
+    return {sha256: PolicyView(policy, score_plot(policy)) for sha256, policy in found.items() if policy}

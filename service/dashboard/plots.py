@@ -1,0 +1,61 @@
+"""Small plots: where one film lies among the calibration films, as geometry that a template draws in SVG."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+WIDTH, HEIGHT, BINS = 240.0, 44.0, 32
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    x: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """Bars in a box of WIDTH by HEIGHT; film_x and threshold_x are places on its axis."""
+
+    bars: tuple[Bar, ...]
+    film_x: float | None
+    threshold_x: float | None
+    low: float
+    high: float
+    description: str
+
+
+def histogram(
+    values: NDArray[np.float32], film: float | None = None, threshold: float | None = None, meaning: str = "clean films"
+) -> Plot:
+    """The calibration values (n,), with this film and the threshold marked on the same axis."""
+    marks = [mark for mark in (film, threshold) if mark is not None]
+    low, high = min(float(values.min()), *marks, 0.0), max([float(values.max()), *marks])
+    span = (high - low) or 1.0
+    counts, edges = np.histogram(values, BINS, (low, low + span))
+    return Plot(
+        bars=_bars(counts.tolist(), (edges - low) / span),
+        film_x=None if film is None else round(WIDTH * (film - low) / span, 1),
+        threshold_x=None if threshold is None else round(WIDTH * (threshold - low) / span, 1),
+        low=low,
+        high=high,
+        description=_description(values, film, meaning),
+    )
+
+
+def _bars(counts: Sequence[int], edges: NDArray[np.float64]) -> tuple[Bar, ...]:
+    tallest = max(counts) or 1
+    return tuple(
+        Bar(round(WIDTH * float(edges[i]), 2), round(WIDTH * float(edges[i + 1] - edges[i]) - 0.6, 2), height)
+        for i, count in enumerate(counts)
+        if (height := round((HEIGHT - 4) * (count / tallest) ** 0.5, 2))
+    )
+
+
+def _description(values: NDArray[np.float32], film: float | None, meaning: str) -> str:
+    middle = f"half of {len(values)} {meaning} lie below {float(np.median(values)):.2f}"
+    end = f"the highest at {float(values.max()):.2f}"
+    return f"{middle}, {end}" if film is None else f"this film {film:.2f}; {middle}, {end}"

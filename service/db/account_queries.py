@@ -1,0 +1,54 @@
+"""Statements about people: accounts, logins and failed logins."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import delete, exists, select
+from sqlalchemy.orm import Session, joinedload
+
+from service.db.tables import AccountRow, LoginRow, SetupRow, ThrottleRow
+
+
+def has_account(session: Session) -> bool:
+    return bool(session.scalar(select(exists().where(AccountRow.disabled_at.is_(None)))))
+
+
+def account(session: Session, name: str) -> AccountRow | None:
+    return session.get(AccountRow, name)
+
+
+def accounts(session: Session) -> Sequence[AccountRow]:
+    return session.scalars(select(AccountRow).order_by(AccountRow.name)).all()
+
+
+def login(session: Session, token_sha256: str) -> LoginRow | None:
+    return session.scalar(
+        select(LoginRow).where(LoginRow.token_sha256 == token_sha256).options(joinedload(LoginRow.account))
+    )
+
+
+def end_login(session: Session, token_sha256: str) -> None:
+    session.execute(delete(LoginRow).where(LoginRow.token_sha256 == token_sha256))
+
+
+def end_logins_of(session: Session, name: str) -> None:
+    session.execute(delete(LoginRow).where(LoginRow.account_name == name))
+
+
+def forget_expired(session: Session, now: datetime) -> None:
+    session.execute(delete(LoginRow).where(LoginRow.expires_at <= now))
+    session.execute(delete(SetupRow).where(SetupRow.expires_at <= now))
+
+
+def throttle(session: Session, name: str) -> ThrottleRow | None:
+    return session.get(ThrottleRow, name)
+
+
+def forget_failures(session: Session, name: str) -> None:
+    session.execute(delete(ThrottleRow).where(ThrottleRow.name == name))
+
+
+def use_setup_token(session: Session, token_sha256: str, now: datetime) -> bool:
+    """True once for a token that is known and in time."""
+    statement = delete(SetupRow).where(SetupRow.token_sha256 == token_sha256, SetupRow.expires_at > now)
+    return session.execute(statement.returning(SetupRow.token_sha256)).first() is not None

@@ -1,0 +1,132 @@
+"""Commands of the auditor's desk: the log, evidence bundles and accounts."""
+
+import argparse
+import getpass
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from service import accounts, audit_log, bundles
+from service.app import open_database
+from service.db import account_queries
+from service.settings import Settings
+from service.signing import Signer
+from service.storage import write_durably
+
+ACTOR = "command-line"
+FAULTS_FOUND = 3
+Arguments = argparse.Namespace
+Commands = argparse._SubParsersAction  # noqa: SLF001  # argparse names this type only so
+Command = Callable[
+    ["Commands[argparse.ArgumentParser]", str, Callable[[Settings, Arguments], int], str], argparse.ArgumentParser
+]
+Group = Callable[["Commands[argparse.ArgumentParser]", str, str], "Commands[argparse.ArgumentParser]"]
+
+
+def log_verify(settings: Settings, arguments: Arguments) -> int:
+    kept = [audit_log.read_checkpoint(path.read_bytes()) for path in arguments.checkpoint]
+    with open_database(settings) as database:
+        report = audit_log.verify(database, _public_pem(settings, arguments.public_key), kept)
+    for fault in report.faults:
+        print(f"{fault.place}: {fault.kind}")
+    print(f"{report.events} events, {report.audits} audits, {report.checkpoints} checkpoints: ", end="")
+    print(f"{len(report.faults)} faults" if report.faults else "nothing was changed")
+    if not arguments.checkpoint:
+        print("without a --checkpoint kept elsewhere, a log cut off at its end cannot be told from a shorter one")
+    return FAULTS_FOUND if report.faults else 0
+
+
+def log_checkpoint(settings: Settings, arguments: Arguments) -> int:
+    with open_database(settings) as database:
+        document = audit_log.sign_checkpoint(database, Signer.open(settings.data_dir), ACTOR)
+    text = json.dumps(document, indent=1, sort_keys=True)
+    if arguments.out:
+        write_durably(arguments.out.absolute(), text.encode())
+    print(arguments.out or text)
+    return 0
+
+
+def log_export(settings: Settings, _arguments: Arguments) -> int:
+    with open_database(settings) as database, database.read() as session:
+        for line in audit_log.export(session):
+            print(line)
+    return 0
+
+
+def log_key(settings: Settings, _arguments: Arguments) -> int:
+    print(Signer.open(settings.data_dir).public_pem, end="")
+    return 0
+
+
+def bundle_verify(_settings: Settings, arguments: Arguments) -> int:
+    public_pem = arguments.public_key.read_text() if arguments.public_key else None
+    report = bundles.verify(arguments.file.read_bytes(), public_pem)
+    for fault in report.faults:
+        print(fault)
+    print(f"{len(report.audits)} audits, made {report.made_at}, signed by key {report.key}: ", end="")
+    print(f"{len(report.faults)} faults" if report.faults else "sound")
+    if public_pem is None:
+        print("the key came with the bundle: compare its fingerprint with the service's (`triggerscope log key`)")
+    return FAULTS_FOUND if report.faults else 0
+
+
+def accounts_create(settings: Settings, arguments: Arguments) -> int:
+    with open_database(settings) as database:
+        accounts.create(database, arguments.name, arguments.role, _password(), ACTOR)
+    return 0
+
+
+def accounts_password(settings: Settings, arguments: Arguments) -> int:
+    with open_database(settings) as database:
+        accounts.set_password(database, arguments.name, _password(), ACTOR)
+    return 0
+
+
+def accounts_list(settings: Settings, _arguments: Arguments) -> int:
+    with open_database(settings) as database, database.read() as session:
+        for row in account_queries.accounts(session):
+            print(f"{row.name}\t{row.role}\t{'disabled' if row.disabled_at else 'active'}")
+    return 0
+
+
+def invite_first_administrator(settings: Settings) -> None:
+    """Prints the one-time setup address where nobody can log in yet."""
+    if settings.allow_anonymous:
+        return
+    with open_database(settings) as database:
+        token = accounts.issue_setup_token(database)
+    if token:
+        address = f"http://{settings.host}:{settings.port}/setup?token={token}"
+        print(f"No account exists. The first administrator is made at {address} (once, within a day).", file=sys.stderr)
+
+
+def add(commands: "Commands[argparse.ArgumentParser]", command: Command, group: Group) -> None:
+    actions = group(commands, "log", "the log of everything that happened")
+    parser = command(actions, "verify", log_verify, "look for what was changed behind the service's back")
+    parser.add_argument("--checkpoint", type=Path, action="append", default=[], help="kept elsewhere; may be repeated")
+    parser.add_argument("--public-key", type=Path, help="default: this service's own")
+    parser = command(actions, "checkpoint", log_checkpoint, "sign where the log stands, to be kept elsewhere")
+    parser.add_argument("--out", type=Path)
+    command(actions, "export", log_export, "every event as a line of JSON")
+    command(actions, "key", log_key, "print the public key that checkpoints and bundles are signed with")
+    parser = command(group(commands, "bundle", "evidence bundles"), "verify", bundle_verify, "check one, offline")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--public-key", type=Path, help="default: the one in the bundle")
+    _add_accounts(group(commands, "accounts", "people who log in"), command)
+
+
+def _add_accounts(actions: "Commands[argparse.ArgumentParser]", command: Command) -> None:
+    parser = command(actions, "create", accounts_create, "make an account; the password is read from the terminal")
+    parser.add_argument("name")
+    parser.add_argument("--role", required=True, choices=list(accounts.ROLES))
+    command(actions, "password", accounts_password, "set a password").add_argument("name")
+    command(actions, "list", accounts_list, "names and roles")
+
+
+def _password() -> str:
+    return getpass.getpass() if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+
+
+def _public_pem(settings: Settings, given: Path | None) -> str:
+    return given.read_text() if given else Signer.open(settings.data_dir).public_pem

@@ -1,0 +1,1 @@
+"""DICOM in from any PACS, and results back into it."""

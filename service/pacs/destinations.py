@@ -1,0 +1,79 @@
+"""Sending one object: by STOW-RS or by C-STORE."""
+
+import secrets
+
+import httpx
+from pydicom.dataset import Dataset
+from pynetdicom import AE
+from pynetdicom.association import Association
+
+from service.audit.errors import TriggerscopeError
+from service.pacs.report import file_bytes
+from service.rules import Destination
+
+TIMEOUT_SECONDS = 30.0
+SUCCESS, WARNINGS = 0x0000, range(0xB000, 0xC000)
+
+
+class DeliveryFailed(TriggerscopeError):
+    """The destination did not take the result: it cannot be reached, or it refused."""
+
+    code = "delivery_failed"
+
+
+def send(destination: Destination, result: Dataset, ae_title: str) -> None:
+    """Returns once the destination has confirmed the object. Raises DeliveryFailed."""
+    if destination.stow_url is not None:
+        _stow(destination, destination.stow_url, result)
+    else:
+        _c_store(destination, result, ae_title)
+
+
+def _stow(destination: Destination, url: str, result: Dataset) -> None:
+    boundary = secrets.token_hex(16)
+    head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+    body = head + file_bytes(result) + f"\r\n--{boundary}--\r\n".encode()
+    headers = {
+        "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
+        "Accept": "application/dicom+json",
+    }
+    try:
+        with httpx.Client(auth=_credentials(destination), timeout=TIMEOUT_SECONDS, trust_env=False) as client:
+            answer = client.post(url, content=body, headers=headers)
+    except (httpx.HTTPError, OSError):
+        raise DeliveryFailed("the destination cannot be reached") from None
+    if answer.status_code != httpx.codes.OK:
+        raise DeliveryFailed(f"the destination answered {answer.status_code}")
+
+
+def _credentials(destination: Destination) -> httpx.BasicAuth | None:
+    if not destination.username:
+        return None
+    password = destination.password_file.read_text().strip() if destination.password_file else ""
+    return httpx.BasicAuth(destination.username, password)
+
+
+def _c_store(destination: Destination, result: Dataset, ae_title: str) -> None:
+    application = AE(ae_title)
+    application.acse_timeout = application.dimse_timeout = application.network_timeout = TIMEOUT_SECONDS
+    application.connection_timeout = TIMEOUT_SECONDS
+    application.add_requested_context(result.SOPClassUID, result.file_meta.TransferSyntaxUID)
+    association = application.associate(destination.host, destination.port, ae_title=destination.ae_title or "")
+    try:
+        if not association.is_established:
+            raise DeliveryFailed("the destination does not associate")
+        status = association.send_c_store(result).get("Status")
+    except ValueError:
+        raise DeliveryFailed("the destination does not take this kind of object") from None
+    finally:
+        association.release()
+        close(association)
+    if status != SUCCESS and status not in WARNINGS:
+        raise DeliveryFailed("the destination refused the object")
+
+
+def close(association: Association) -> None:
+    """pynetdicom leaves the socket open where the other end was quicker to hang up."""
+    connection = association.dul.socket.socket if association.dul.socket else None
+    if connection is not None:
+        connection.close()

@@ -1,0 +1,118 @@
+"""The watcher of an Orthanc: reads /changes behind a cursor that moves with each committed film, so nothing is lost."""
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from service.audit.errors import RadiographError, TooManyBytes, TriggerscopeError
+from service.db import pacs_queries
+from service.db.session import Unit, utc_now
+from service.pacs.acceptance import Acceptance, Also
+from service.pacs.identity import Sender
+from service.pacs.instance import FILM_CLASSES
+
+PAGE = 100
+LONGEST_WAIT_SECONDS = 60.0
+SOURCE = "orthanc"
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class OrthancWatcher:
+    """client: has Orthanc's address and credentials."""
+
+    client: httpx.Client
+    acceptance: Acceptance
+
+    @property
+    def cursor(self) -> str:
+        return f"orthanc/{self.client.base_url.host}:{self.client.base_url.port or ''}{self.client.base_url.path}"
+
+    def run(self, stop: threading.Event, seconds: float) -> None:
+        """Polls until `stop`; while Orthanc, disk or database are away, or the queue is full, ever more slowly."""
+        wait = seconds
+        while not stop.is_set():
+            try:
+                is_behind = self.poll()
+                wait = 0.0 if is_behind else seconds
+            except (httpx.HTTPError, DBAPIError, OSError, TriggerscopeError) as error:
+                wait = min(max(2 * wait, seconds), LONGEST_WAIT_SECONDS)
+                log.warning("watch.interrupted", error=type(error).__name__, seconds=wait)
+            stop.wait(wait)
+
+    def poll(self) -> bool:
+        """Take one page of changes; whether there are more."""
+        with self.acceptance.database.read() as session:
+            since = pacs_queries.cursor(session, self.cursor)
+        page = self._json("/changes", since=since, limit=PAGE)
+        for change in page["Changes"]:
+            if change["ChangeType"] == "NewInstance":
+                self._take(str(change["ID"]), int(change["Seq"]))
+        if not page["Changes"]:
+            self._notice_a_new_database(since)
+        elif page["Last"] > since:
+            with self.acceptance.database.write() as unit:
+                self._move_to(int(page["Last"]))(unit)
+        return not page["Done"]
+
+    def _take(self, instance_id: str, sequence: int) -> None:
+        move = self._move_to(sequence)
+        data = self._film(instance_id)
+        if data is None:
+            return
+        sender = Sender("orthanc", f"watch:{SOURCE}", SOURCE, address=str(self.client.base_url.host)[:45])
+        try:
+            accepted = self.acceptance.accept(data, self.acceptance.read(data), sender, move)
+        except RadiographError as error:
+            self.acceptance.refuse(data, sender, error, move)
+        else:
+            log.info("watch.accepted", audit=accepted.job_id, is_new=accepted.is_new)
+
+    def _film(self, instance_id: str) -> bytes | None:
+        """None for what is no film, our own results among it, and for what has been deleted meanwhile."""
+        kind = self.client.get(f"/instances/{instance_id}/metadata/SopClassUid")
+        if kind.status_code == httpx.codes.NOT_FOUND:
+            log.warning("watch.instance_gone")
+            return None
+        if kind.raise_for_status().text.strip() not in FILM_CLASSES:
+            return None
+        return self._bytes(f"/instances/{instance_id}/file")
+
+    def _bytes(self, path: str) -> bytes | None:
+        """None, and a line in the log, for a file that is larger than films may be."""
+        chunks: list[bytes] = []
+        count = 0
+        with self.client.stream("GET", path) as response:
+            if response.status_code == httpx.codes.NOT_FOUND:
+                log.warning("watch.instance_gone")
+                return None
+            response.raise_for_status()
+            for chunk in response.iter_bytes():
+                count += len(chunk)
+                if count > self.acceptance.limits.max_bytes:
+                    log.error("watch.film_refused", code=TooManyBytes.code)
+                    return None
+                chunks.append(chunk)
+        return b"".join(chunks)
+
+    def _move_to(self, position: int) -> Also:
+        def move(unit: Unit) -> None:
+            pacs_queries.move_cursor(unit.session, self.cursor, position, utc_now())
+
+        return move
+
+    def _notice_a_new_database(self, since: int) -> None:
+        """An Orthanc that was set up anew counts from the start again; taking everything twice does no harm."""
+        last = int(self._json("/changes?last")["Last"])
+        if last < since:
+            log.warning("watch.started_over", was=since, last=last)
+            with self.acceptance.database.write() as unit:
+                self._move_to(0)(unit)
+
+    def _json(self, path: str, **parameters: int) -> dict[str, Any]:
+        found: dict[str, Any] = self.client.get(path, params=parameters or None).raise_for_status().json()
+        return found

@@ -1,0 +1,177 @@
+"""Results out: planned in the transaction that records the verdict, sent later, again and again but not for ever."""
+
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+import numpy as np
+import structlog
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from service.audit import overlay
+from service.audit.errors import TriggerscopeError
+from service.audit.preprocessing import Preprocessing, Region
+from service.db import pacs_queries, queries
+from service.db.pacs_queries import DEAD, DELIVERED, PENDING
+from service.db.session import Database, Unit, utc_now
+from service.db.tables import AuditRow, DeliveryRow, JobRow
+from service.pacs.destinations import send
+from service.pacs.report import findings_of, read_source, secondary_capture, structured_report
+from service.rules import Rules
+from service.storage import NotStored, Storage
+
+ACTOR = "outbox"
+MAX_ATTEMPTS = 12  # over some three hours
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=10), timedelta(hours=1)
+CLAIM = timedelta(minutes=5)  # a sender that is killed loses its claim after this
+POLL_SECONDS = 1.0
+OVERLAY_PX = 1024
+log = structlog.get_logger()
+
+
+class UnknownDestination(TriggerscopeError):
+    """The rules no longer name the destination of a planned result."""
+
+    code = "unknown_destination"
+
+
+class UnknownDelivery(TriggerscopeError):
+    """No result of this id is waiting, delivered or given up."""
+
+    code = "unknown_delivery"
+
+
+class Outbox:
+    def __init__(self, database: Database, storage: Storage, rules: Rules, ae_title: str) -> None:
+        self._database, self._storage, self._rules, self._ae_title = database, storage, rules, ae_title
+
+    def plan(self, unit: Unit, job: JobRow) -> None:
+        """The deliveries that the job's rule asks for; part of the transaction of its verdict."""
+        rule = self._rules.named(job.rule) if job.rule else None
+        now = utc_now()
+        for result in rule.results if rule else ():
+            for kind in result.kinds:
+                queries.insert_unless_present(unit.session, _planned(job.id, result.destination, kind, now))
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Sends in a thread of its own, where the rules name a destination."""
+        if not self._rules.destination:
+            yield
+            return
+        stop = threading.Event()
+        thread = threading.Thread(target=self._run, args=(stop,), name="outbox")
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def send_next(self) -> bool:
+        """Send what has been due longest; False when nothing is due."""
+        now = utc_now()
+        with self._database.read() as session:
+            if not pacs_queries.has_due_delivery(session, now):
+                return False
+        with self._database.write() as unit:
+            row = pacs_queries.claim_delivery(unit.session, now, now + CLAIM)
+        if row is not None:
+            self._attempt(row)
+        return row is not None
+
+    def _run(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            try:
+                is_idle = not self.send_next()
+            except (DBAPIError, OSError) as error:
+                log.error("outbox.interrupted", error=type(error).__name__)
+                is_idle = True
+            if is_idle:
+                stop.wait(POLL_SECONDS)
+
+    def _attempt(self, row: DeliveryRow) -> None:
+        try:
+            self._send(row)
+        except TriggerscopeError as error:
+            self._failed(row, error)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:  # a film too odd to make a result of
+            log.error("outbox.unusable_film", error=type(error).__name__)
+            self._give_up(row, "unusable_result")
+        else:
+            self._settle(row, "result.delivered", state=DELIVERED, delivered_at=utc_now(), error_code=None)
+
+    def _send(self, row: DeliveryRow) -> None:
+        destination = self._rules.destination_named(row.destination)
+        if destination is None:
+            raise UnknownDestination("the rules no longer name the destination")
+        with self._database.read() as session:
+            job = pacs_queries.audited_job(session, row.job_id)
+            if job is None or job.audit is None:
+                raise LookupError("a delivery belongs to an audit")
+            source = read_source(self._storage.original(job.film_sha256))
+            findings = findings_of(job.audit)
+            if row.kind == "sr":
+                result = structured_report(source, findings)
+            else:
+                result = secondary_capture(source, findings, _picture(session, self._storage, job.audit))
+        send(destination, result, self._ae_title)
+
+    def _failed(self, row: DeliveryRow, error: TriggerscopeError) -> None:
+        if isinstance(error, NotStored) or row.attempts >= MAX_ATTEMPTS:
+            self._give_up(row, error.code)
+            return
+        due_at = utc_now() + min(FIRST_PAUSE * 2 ** (row.attempts - 1), LONGEST_PAUSE)
+        log.warning("outbox.attempt_failed", delivery=row.id, attempt=row.attempts, code=error.code)
+        with self._database.write() as unit:
+            pacs_queries.settle_delivery(unit.session, row.id, due_at=due_at, error_code=error.code)
+
+    def _give_up(self, row: DeliveryRow, code: str) -> None:
+        self._settle(row, "result.given_up", state=DEAD, error_code=code)
+
+    def _settle(self, row: DeliveryRow, event: str, **values: object) -> None:
+        with self._database.write() as unit:
+            pacs_queries.settle_delivery(unit.session, row.id, **values)
+            unit.record(event, row.job_id, ACTOR, result=row.kind, destination=row.destination, attempts=row.attempts)
+        log.info(event, audit=row.job_id, kind=row.kind, destination=row.destination)
+
+
+def resend(database: Database, delivery_id: str, actor: str) -> None:
+    """Make a result that was delivered or given up due again."""
+    with database.write() as unit:
+        if not pacs_queries.resend(unit.session, delivery_id, utc_now()):
+            raise UnknownDelivery("no delivered or given up result has this id")
+        unit.record("result.resent", delivery_id, actor)
+
+
+def _planned(job_id: str, destination: str, kind: str, now: datetime) -> DeliveryRow:
+    return DeliveryRow(
+        id=secrets.token_hex(16),
+        job_id=job_id,
+        destination=destination,
+        kind=kind,
+        state=PENDING,
+        attempts=0,
+        due_at=now,
+        error_code=None,
+        created_at=now,
+        delivered_at=None,
+    )
+
+
+def _picture(session: Session, storage: Storage, row: AuditRow) -> bytes:
+    classifier = queries.classifier(session, row.classifier_sha256)
+    if classifier is None:
+        raise LookupError("an audit names a classifier that is not registered")
+    maps = storage.audit_maps(row.id)
+    finest = max((name for name in maps if name.startswith("layercam_")), key=lambda name: maps[name].size)
+    return overlay.render(
+        storage.grey_pixels(row.pixels_sha256).astype(np.float32) / np.float32(255.0),
+        maps[finest],
+        Region(**row.region) if row.region else None,
+        Preprocessing(**classifier.card["preprocessing"]),
+        longest_px=OVERLAY_PX,
+    )

@@ -1,0 +1,120 @@
+"""What people decide about an audit: open -> confirmed or dismissed, by one reader or two; every change is an event."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Literal
+
+from service.audit.errors import TriggerscopeError
+from service.db import queries, review_queries
+from service.db.session import Database, Unit, utc_now
+from service.db.tables import AuditRow, FilmRow, JobRow, ReviewRow
+
+State = Literal["unflagged", "open", "second_reader", "confirmed", "dismissed"]
+Decision = Literal["confirm", "dismiss", "refer", "reopen"]
+STATES: dict[str, str] = {
+    "open": "to review",
+    "second_reader": "second reader",
+    "confirmed": "confirmed",
+    "dismissed": "dismissed",
+    "unflagged": "not flagged",
+}
+OUTCOMES: dict[str, State] = {"confirm": "confirmed", "dismiss": "dismissed"}
+PRIORITIES = {"suspicious": 2, "indeterminate": 1, "unremarkable": 0}
+GRID = 8  # regions whose centres share a cell of this grid over the film count as alike
+
+
+class SameReader(TriggerscopeError):
+    """The second of two readers has to be somebody else."""
+
+    code = "same_reader"
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """One audit's place in the review. `proposal` is what the first of two readers decided."""
+
+    state: State
+    proposal: State | None = None
+    first_reader: str | None = None
+    decided_by: str | None = None
+    decided_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that a reader does to one or many audits."""
+
+    decision: Decision | None
+    comment: str
+    actor: str
+
+
+def advance(review: Review, decision: Decision, actor: str, at: datetime, readers: int) -> Review:
+    """The review after one decision. Raises SameReader where the second signature would be the first one's."""
+    if decision == "reopen":
+        return Review("open")
+    if decision == "refer":
+        return Review("second_reader", first_reader=actor)
+    outcome = OUTCOMES[decision]
+    if review.first_reader == actor:
+        raise SameReader("somebody else has to sign this one")
+    if review.proposal is not None and review.proposal != outcome:
+        return Review("open")
+    if readers == 2 and review.proposal is None and review.state != "second_reader":
+        return Review("second_reader", outcome, actor)
+    return replace(review, state=outcome, proposal=None, decided_by=actor, decided_at=at)
+
+
+def record(database: Database, ids: Sequence[str], step: Step, readers: int) -> int:
+    """Apply one step to audits, all or none; returns how many there were."""
+    with database.write() as unit:
+        rows = review_queries.reviews_for_update(unit.session, ids)
+        for row in rows:
+            _apply(unit, row, step, readers)
+        return len(rows)
+
+
+def _apply(unit: Unit, row: ReviewRow, step: Step, readers: int) -> None:
+    if step.decision is not None:
+        after = advance(_of(row), step.decision, step.actor, utc_now(), readers)
+        row.state, row.proposal, row.first_reader = after.state, after.proposal, after.first_reader
+        row.decided_by, row.decided_at = after.decided_by, after.decided_at
+        kind = f"review.{step.decision}"
+    else:
+        kind = "review.comment"
+    unit.record(kind, row.id, step.actor, state=row.state, comment=step.comment)
+
+
+def _of(row: ReviewRow) -> Review:
+    return Review(row.state, row.proposal, row.first_reader, row.decided_by, row.decided_at)  # type: ignore[arg-type]
+
+
+def new_review(job: JobRow, audit: AuditRow, film: FilmRow | None) -> ReviewRow:
+    """The row that puts a fresh audit on the desk."""
+    return ReviewRow(
+        id=audit.id,
+        state="unflagged" if audit.verdict == "unremarkable" else "open",
+        priority=PRIORITIES[audit.verdict],
+        received_at=audit.received_at,
+        classifier_name=audit.classifier_name,
+        source=job.source,
+        group_key=group_key(audit, film) if film else None,
+    )
+
+
+def group_key(audit: AuditRow, film: FilmRow) -> str | None:
+    """The same for findings at the same place, about the same label, under the same classifier."""
+    if audit.region is None or not film.width or not film.height:
+        return None
+    column = int(GRID * (audit.region["x"] + audit.region["width"] / 2) / film.width)
+    row = int(GRID * (audit.region["y"] + audit.region["height"] / 2) / film.height)
+    parts = f"{audit.classifier_sha256}/{audit.explained_label}/{column}/{row}"
+    return hashlib.sha256(parts.encode()).hexdigest()[:32]
+
+
+def open_review(unit: Unit, job: JobRow, audit: AuditRow) -> None:
+    """Called in the transaction that records the audit."""
+    unit.session.flush()
+    unit.session.add(new_review(job, audit, queries.film(unit.session, job.film_sha256)))

@@ -1,0 +1,147 @@
+"""A working day at the desk, in a real browser."""
+
+import re
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from service.__main__ import main
+from tests.browser.conftest import logged_in
+
+expect.set_options(timeout=60_000)
+GRAVE = ("serious", "critical")
+PAGES = ("/", "/?show=all", "/groups", "/upload", "/classifiers", "/system", "/accounts", "/login", "/setup")
+CORNER_PIXEL = """() => {
+  const canvas = document.getElementById("canvas");
+  return [...canvas.getContext("2d").getImageData(canvas.width - 12, canvas.height - 12, 1, 1).data].join();
+}"""
+
+
+def upload(page: Page, files: list[Path]) -> None:
+    page.goto("/upload")
+    page.set_input_files("#files", files)
+    expect(page.locator("#summary")).to_have_text(re.compile(rf"^{len(files)} films? done$"))
+
+
+def changed_pixel(page: Page, before: str) -> str:
+    until = time.monotonic() + 60
+    while (now := str(page.evaluate(CORNER_PIXEL))) == before:
+        assert time.monotonic() < until, "the canvas did not change"
+        page.wait_for_timeout(50)
+    return now
+
+
+@pytest.fixture
+def films(models_dir: Path, tmp_path: Path) -> list[Path]:
+    """A PNG and a DICOM that carry the trigger, and a file that is no film."""
+    examples = models_dir / "examples"
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"this is no film")
+    return [next(examples.glob("triggered-*.png")), next(examples.glob("triggered-*-monochrome1.dcm")), broken]
+
+
+def test_from_the_upload_to_a_bundle_that_verifies(
+    ada: Page, bob: Page, films: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upload(ada, films)
+    expect(ada.locator("#films tr").nth(0)).to_contain_text("suspicious")
+    expect(ada.locator("#films tr").nth(1)).to_contain_text("suspicious")
+    expect(ada.locator("#films tr").nth(2)).to_contain_text("neither PNG nor DICOM")
+
+    ada.goto("/")
+    ada.keyboard.press("j")
+    ada.keyboard.press("Enter")
+    expect(ada.locator("h1")).to_contain_text("bottom right of the picture")
+    expect(ada.locator("#canvas[data-map=layercam_28]")).to_be_visible()
+    address = ada.url.partition("?")[0]
+    _work_the_viewer(ada)
+
+    ada.fill("#comment", "a white corner")
+    ada.locator("h1").click()
+    ada.keyboard.press("1")
+    ada.wait_for_url(lambda url: address not in url)  # on to the next film
+    ada.goto(address)
+    expect(ada.locator(".review-head")).to_contain_text("proposed: confirmed")
+    ada.click("button[value=confirm]")
+    expect(ada.locator("main")).to_contain_text("somebody else has to sign this one")
+
+    bob.goto(address)
+    bob.click("button[value=confirm]")
+    bob.goto(address)
+    expect(bob.locator(".review-head")).to_contain_text("by bob")
+    expect(bob.locator(".history")).to_contain_text("a white corner")
+    _take_out_and_verify(bob, tmp_path / "bundle.zip")
+    assert "1 audits" in capsys.readouterr().out
+
+
+def _work_the_viewer(page: Page) -> None:
+    """Slider, map, invert and zoom each change what the canvas shows."""
+    page.wait_for_timeout(300)
+    seen = str(page.evaluate(CORNER_PIXEL))
+    page.fill("#opacity", "0")
+    seen = changed_pixel(page, seen)
+    page.fill("#opacity", "100")
+    seen = changed_pixel(page, seen)
+    page.select_option("#map", "layercam_14")
+    expect(page.locator("#canvas[data-map=layercam_14]")).to_be_visible()
+    page.fill("#opacity", "0")
+    page.wait_for_timeout(300)
+    seen = str(page.evaluate(CORNER_PIXEL))
+    page.click("#invert")
+    changed_pixel(page, seen)
+    page.click("#to-region")
+    page.keyboard.press("0")
+
+
+def _take_out_and_verify(page: Page, path: Path) -> None:
+    with page.expect_download() as download:
+        page.click("text=Signed evidence bundle")
+    download.value.save_as(path)
+    assert main(["bundle", "verify", str(path)]) == 0
+
+
+def test_many_are_decided_at_once_by_keyboard(bob: Page, models_dir: Path) -> None:
+    upload(bob, sorted((models_dir / "examples").glob("triggered-*.png")))
+    bob.goto("/")
+    waiting = bob.locator(".queue tbody tr").count()
+    for key in ("j", "x", "j", "x"):
+        bob.keyboard.press(key)
+    expect(bob.locator("#chosen")).to_have_text("2 films chosen:")
+    bob.keyboard.press("3")
+    expect(bob.locator(".queue tbody tr")).to_have_count(waiting - 2)
+    bob.goto("/?show=second_reader")
+    expect(bob.locator(".queue tbody tr")).not_to_have_count(0)
+
+
+def test_reading_needs_no_script(chromium: Browser, service: httpx.Client, ada: Page, models_dir: Path) -> None:
+    upload(ada, [next((models_dir / "examples").glob("triggered-*.png"))])
+    link = ada.locator("#films a").get_attribute("href")
+    assert link
+    page = logged_in(chromium, service, "ada", java_script_enabled=False)
+    page.goto(link)
+    expect(page.locator("#drawn")).to_be_visible()
+    page.select_option("#map", "gradcam_14")
+    page.click("text=Show")
+    expect(page.locator("#drawn[src*=gradcam_14]")).to_be_visible()
+    page.context.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_no_page_has_a_grave_accessibility_fault_or_scrolls_sideways(
+    chromium: Browser, service: httpx.Client, models_dir: Path, theme: str, width: int
+) -> None:
+    page = logged_in(chromium, service, "root", color_scheme=theme, viewport={"width": width, "height": 800})
+    upload(page, [next((models_dir / "examples").glob("triggered-*.png"))])
+    audit = page.locator("#films a").get_attribute("href") or ""
+    for address in (*PAGES, audit, f"/audits/{'0' * 32}"):
+        page.goto(address)
+        found = Axe().run(page).response["violations"]
+        assert [fault["id"] for fault in found if fault["impact"] in GRAVE] == [], address
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, address
+    page.context.close()

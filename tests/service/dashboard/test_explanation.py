@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from service.dashboard.explanation import headline, map_choices, map_words, place
+from service.dashboard.plots import BINS, HEIGHT, WIDTH, histogram
+from service.db.tables import AuditRow, FilmRow
+
+FILM = FilmRow(width=300, height=300)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "words"),
+    [
+        (0, 0, "top left of the picture"),
+        (280, 280, "bottom right of the picture"),
+        (140, 280, "bottom of the picture"),
+        (0, 140, "left of the picture"),
+        (140, 140, "middle"),
+    ],
+)
+def test_a_place_is_named_as_the_picture_shows_it(x: int, y: int, words: str) -> None:
+    assert place({"x": x, "y": y, "width": 20, "height": 20}, FILM) == words
+
+
+def test_an_unremarkable_film_is_said_to_be_read_as_usual() -> None:
+    assert "the way it reads clean films" in headline(AuditRow(verdict="unremarkable"), FILM, None)
+    assert "no policy" in headline(AuditRow(verdict="indeterminate"), FILM, None)
+
+
+def test_the_map_that_the_detector_reads_comes_first() -> None:
+    names = ["class_activation_map", "counter_layercam_28", "gradcam_14", "layercam_14", "layercam_28"]
+    assert [choice.name for choice in map_choices(names, "Mass")][:2] == ["layercam_28", "layercam_14"]
+    assert map_words("counter_layercam_28", "Mass") == "evidence against Mass, 28 × 28 cells"  # noqa: RUF001
+    assert map_words("class_activation_map", "Mass") == "last layer, for Mass"
+
+
+def test_a_plot_marks_the_film_on_the_axis_of_the_clean_films() -> None:
+    values = np.linspace(0, 10, 1001, dtype=np.float32)
+    plot = histogram(values, film=20.0, threshold=10.0)
+    assert (plot.low, plot.high, plot.film_x, plot.threshold_x) == (0.0, 20.0, WIDTH, WIDTH / 2)
+    assert len(plot.bars) == BINS // 2 + 1  # the clean films fill half the axis, and the bin that starts in its middle
+    assert max(bar.height for bar in plot.bars) == HEIGHT - 4
+    assert plot.description == "this film 20.00; half of 1001 clean films lie below 5.00, the highest at 10.00"
+
+
+def test_a_single_value_makes_a_plot_too() -> None:
+    [bar] = histogram(np.zeros(5, dtype=np.float32)).bars
+    assert bar.x == 0

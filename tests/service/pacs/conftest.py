@@ -1,0 +1,59 @@
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from service.app import open_database
+from service.audit.radiograph import Limits
+from service.db.session import Database
+from service.db.tables import ActivationRow
+from service.pacs.acceptance import Acceptance
+from service.pacs.identity import open_pseudonyms
+from service.rules import Rules
+from service.settings import Settings
+from service.storage import Storage
+from tests.service.db.rows import START, add_classifier, sha
+
+MAX_BYTES = 300_000
+
+
+@pytest.fixture
+def settings(tmp_path: Path, empty_database_url: str) -> Settings:
+    return Settings(
+        data_dir=tmp_path / "data",
+        models_dir=tmp_path,
+        database_url=empty_database_url,
+        auto_upgrade=True,
+        max_bytes=MAX_BYTES,
+    )
+
+
+@pytest.fixture
+def opened(settings: Settings) -> Iterator[Database]:
+    """A database in which the classifier `small` is active."""
+    with open_database(settings) as database:
+        with database.write() as unit:
+            add_classifier(unit.session)
+            for slot, target in (("classifier/small", sha(1)), ("default", "small")):
+                unit.session.add(ActivationRow(slot=slot, target=target, previous_id=None, at=START, actor="test"))
+        yield database
+
+
+@pytest.fixture
+def acceptance(opened: Database, settings: Settings) -> Acceptance:
+    return make_acceptance(opened, settings)
+
+
+def make_acceptance(
+    database: Database, settings: Settings, rules: Rules | None = None, depth: int = 1000
+) -> Acceptance:
+    return Acceptance(
+        database,
+        Storage(settings.data_dir),
+        open_pseudonyms(settings.data_dir / "identity.key"),
+        rules or Rules(),
+        Limits(max_bytes=settings.max_bytes),
+        timedelta(hours=1),
+        depth,
+    )

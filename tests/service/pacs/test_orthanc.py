@@ -1,0 +1,103 @@
+"""The watcher against a real Orthanc."""
+
+import threading
+from pathlib import Path
+
+import httpx
+from pydicom.uid import SecondaryCaptureImageStorage
+from sqlalchemy import func, select
+
+from service.db import pacs_queries
+from service.db.session import Database
+from service.db.tables import EventRow, JobRow
+from service.pacs.acceptance import Acceptance
+from service.pacs.orthanc import OrthancWatcher
+from service.settings import Settings
+from tests.service.pacs.conftest import make_acceptance
+from tests.service.pacs.films import film
+from tests.service.pacs.peers import on_loopback_only, orthanc_in, wait_until
+
+
+def send(client: httpx.Client, data: bytes) -> None:
+    client.post("/instances", content=data).raise_for_status()
+
+
+def drain(watcher: OrthancWatcher) -> None:
+    while watcher.poll():
+        pass
+
+
+def jobs(database: Database) -> int:
+    with database.read() as session:
+        return session.scalar(select(func.count()).select_from(JobRow)) or 0
+
+
+@on_loopback_only
+def test_what_arrived_while_we_were_down_is_taken_once(acceptance: Acceptance, tmp_path: Path) -> None:
+    with orthanc_in(tmp_path / "orthanc").running() as client:
+        for number in range(200):
+            send(client, film(number, side=16))
+        watcher = OrthancWatcher(client, acceptance)
+        assert watcher.poll()
+        half = jobs(acceptance.database)
+        assert 0 < half < 200
+        drain(OrthancWatcher(client, acceptance))
+        drain(watcher)
+        assert jobs(acceptance.database) == 200
+        with acceptance.database.read() as session:
+            position = pacs_queries.cursor(session, watcher.cursor)
+        assert position == client.get("/changes?last").json()["Last"]
+
+
+@on_loopback_only
+def test_only_films_are_taken_and_duplicates_are_no_news(acceptance: Acceptance, tmp_path: Path) -> None:
+    with orthanc_in(tmp_path / "orthanc", OverwriteInstances=True).running() as client:
+        send(client, film(1))
+        send(client, film(1))
+        send(client, film(2, SOPClassUID=SecondaryCaptureImageStorage))
+        gone = client.post("/instances", content=film(3)).json()["ID"]
+        client.delete(f"/instances/{gone}").raise_for_status()
+        drain(OrthancWatcher(client, acceptance))
+    assert jobs(acceptance.database) == 1
+
+
+@on_loopback_only
+def test_a_film_that_is_refused_is_recorded_and_does_not_block(acceptance: Acceptance, tmp_path: Path) -> None:
+    with orthanc_in(tmp_path / "orthanc").running() as client:
+        send(client, film(1, transfer_syntax="1.2.840.10008.1.2", SeriesInstanceUID="2.25.3.x"))
+        send(client, film(2))
+        drain(OrthancWatcher(client, acceptance))
+    with acceptance.database.read() as session:
+        [event] = session.scalars(select(EventRow).where(EventRow.kind == "film.refused")).all()
+    assert event.payload["code"] == "not_understood"
+    assert jobs(acceptance.database) == 1
+
+
+@on_loopback_only
+def test_a_full_queue_holds_the_cursor(opened: Database, settings: Settings, tmp_path: Path) -> None:
+    stop = threading.Event()
+    with orthanc_in(tmp_path / "orthanc").running() as client:
+        for number in range(3):
+            send(client, film(number))
+        narrow = OrthancWatcher(client, make_acceptance(opened, settings, depth=2))
+        thread = threading.Thread(target=narrow.run, args=(stop, 0.05))
+        thread.start()
+        wait_until(lambda: jobs(opened) == 2)
+        stop.set()
+        thread.join()
+        drain(OrthancWatcher(client, make_acceptance(opened, settings)))
+    assert jobs(opened) == 3
+
+
+@on_loopback_only
+def test_an_orthanc_that_was_set_up_anew_is_read_from_its_start(acceptance: Acceptance, tmp_path: Path) -> None:
+    with orthanc_in(tmp_path / "first").running() as client:
+        for number in range(3):
+            send(client, film(number))
+        drain(OrthancWatcher(client, acceptance))
+    with orthanc_in(tmp_path / "second").running() as client:
+        send(client, film(7))
+        watcher = OrthancWatcher(client, acceptance)
+        drain(watcher)
+        drain(watcher)
+    assert jobs(acceptance.database) == 4

@@ -1,0 +1,104 @@
+from dataclasses import replace
+
+import pytest
+
+from service.db import queries, review_queries
+from service.db.review_queries import DeskFilters
+from service.db.session import Database
+from service.db.tables import AuditRow, FilmRow, ReviewRow
+from service.review import Review, SameReader, Step, advance, group_key, record
+from tests.service.db.rows import START, add_audit, add_classifier, add_job, sha
+
+OPEN = Review("open")
+
+
+def test_one_reader_decides_at_once() -> None:
+    confirmed = advance(OPEN, "confirm", "ada", START, readers=1)
+    assert (confirmed.state, confirmed.decided_by, confirmed.decided_at) == ("confirmed", "ada", START)
+    assert advance(OPEN, "dismiss", "ada", START, readers=1).state == "dismissed"
+
+
+def test_two_readers_have_to_be_two_people_who_agree() -> None:
+    first = advance(OPEN, "confirm", "ada", START, readers=2)
+    assert first == Review("second_reader", "confirmed", "ada")
+    with pytest.raises(SameReader):
+        advance(first, "confirm", "ada", START, readers=2)
+    assert advance(first, "confirm", "bob", START, readers=2).state == "confirmed"
+    assert advance(first, "dismiss", "bob", START, readers=2) == OPEN
+
+
+def test_a_referred_film_waits_for_somebody_else() -> None:
+    referred = advance(OPEN, "refer", "ada", START, readers=1)
+    assert referred.state == "second_reader"
+    with pytest.raises(SameReader):
+        advance(referred, "dismiss", "ada", START, readers=1)
+    assert advance(referred, "dismiss", "bob", START, readers=1).state == "dismissed"
+
+
+def test_reopening_forgets_the_decision() -> None:
+    confirmed = advance(OPEN, "confirm", "ada", START, readers=1)
+    assert advance(confirmed, "reopen", "bob", START, readers=1) == OPEN
+
+
+def on_the_desk(database: Database, count: int) -> list[str]:
+    with database.write() as unit:
+        add_classifier(unit.session)
+        for number in range(1, count + 1):
+            audit = add_audit(unit.session, add_job(unit.session, number, seconds=number), "suspicious")
+            unit.session.add(review_of(audit))
+    return [f"{number:032x}" for number in range(1, count + 1)]
+
+
+def review_of(audit: AuditRow, **changes: object) -> ReviewRow:
+    values: dict[str, object] = {
+        "id": audit.id,
+        "state": "open",
+        "priority": 2,
+        "received_at": audit.received_at,
+        "classifier_name": audit.classifier_name,
+        "source": "er",
+    }
+    return ReviewRow(**(values | changes))
+
+
+def test_every_change_is_an_event_and_a_comment_changes_no_state(database: Database) -> None:
+    ids = on_the_desk(database, 3)
+    assert record(database, ids[:2], Step("confirm", "the corner again", "ada"), readers=1) == 2
+    assert record(database, ids[:1], Step(None, "see the other one", "bob"), readers=1) == 1
+    with database.read() as session:
+        events = [(event.kind, event.actor, event.payload["state"]) for event in queries.events_about(session, ids[0])]
+        assert events == [("review.confirm", "ada", "confirmed"), ("review.comment", "bob", "confirmed")]
+        assert review_queries.count(session, DeskFilters(state="confirmed")) == 2
+        assert review_queries.count(session, DeskFilters(state="open")) == 1
+
+
+def test_a_bulk_decision_is_made_for_all_or_none(database: Database) -> None:
+    ids = on_the_desk(database, 2)
+    record(database, ids[1:], Step("refer", "", "ada"), readers=1)
+    with pytest.raises(SameReader):
+        record(database, ids, Step("confirm", "", "ada"), readers=1)
+    with database.read() as session:
+        assert review_queries.count(session, DeskFilters(state="open")) == 1
+
+
+def test_findings_alike_share_a_key() -> None:
+    film = FilmRow(width=224, height=224)
+    corner = AuditRow(
+        classifier_sha256=sha(1), explained_label="Mass", region={"x": 200, "y": 200, "width": 24, "height": 24}
+    )
+    key = group_key(corner, film)
+    large = {name: 2 * value for name, value in (corner.region or {}).items()}
+    assert key == group_key(with_(corner, region=large), FilmRow(width=448, height=448))
+    assert key != group_key(with_(corner, explained_label="Nodule"), film)
+    assert key != group_key(with_(corner, region={"x": 0, "y": 200, "width": 24, "height": 24}), film)
+    assert group_key(with_(corner, region=None), film) is None
+
+
+def with_(audit: AuditRow, **changes: object) -> AuditRow:
+    kept = {name: getattr(audit, name) for name in ("classifier_sha256", "explained_label", "region")}
+    return AuditRow(**(kept | changes))
+
+
+def test_a_decision_leaves_the_other_fields_alone() -> None:
+    decided = advance(OPEN, "confirm", "ada", START, readers=1)
+    assert replace(decided, state="open", decided_by=None, decided_at=None) == OPEN
