@@ -61,16 +61,15 @@ class OrthancWatcher:
 
     def _take(self, instance_id: str, sequence: int) -> None:
         move = self._move_to(sequence)
-        data = self._film(instance_id)
-        if data is None:
-            return
         sender = Sender("orthanc", f"watch:{SOURCE}", SOURCE, address=str(self.client.base_url.host)[:45])
+        data: bytes | None = None
         try:
-            accepted = self.acceptance.accept(data, self.acceptance.read(data), sender, move)
+            data = self._film(instance_id)
+            if data is not None:
+                accepted = self.acceptance.accept(data, self.acceptance.read(data), sender, move)
+                log.info("watch.accepted", audit=accepted.job_id, is_new=accepted.is_new)
         except RadiographError as error:
-            self.acceptance.refuse(data, sender, error, move)
-        else:
-            log.info("watch.accepted", audit=accepted.job_id, is_new=accepted.is_new)
+            self.acceptance.refuse(data or b"", sender, error, move)
 
     def _film(self, instance_id: str) -> bytes | None:
         """None for what is no film, our own results among it, and for what has been deleted meanwhile."""
@@ -83,7 +82,6 @@ class OrthancWatcher:
         return self._bytes(f"/instances/{instance_id}/file")
 
     def _bytes(self, path: str) -> bytes | None:
-        """None, and a line in the log, for a file that is larger than films may be."""
         chunks: list[bytes] = []
         count = 0
         with self.client.stream("GET", path) as response:
@@ -94,8 +92,7 @@ class OrthancWatcher:
             for chunk in response.iter_bytes():
                 count += len(chunk)
                 if count > self.acceptance.limits.max_bytes:
-                    log.error("watch.film_refused", code=TooManyBytes.code)
-                    return None
+                    raise TooManyBytes(f"more than {self.acceptance.limits.max_bytes} bytes")
                 chunks.append(chunk)
         return b"".join(chunks)
 

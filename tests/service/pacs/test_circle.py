@@ -15,11 +15,12 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV
 from sqlalchemy import select
 
 from service.app import limits, open_database, open_registry, open_worker
+from service.db import queries
 from service.db.session import Database
 from service.db.tables import AuditRow, DeliveryRow, JobRow
 from service.pacs.acceptance import Acceptance
 from service.pacs.dimse import Port, serving
-from service.pacs.identity import open_pseudonyms
+from service.pacs.identity import Sender, open_pseudonyms
 from service.pacs.orthanc import OrthancWatcher
 from service.pacs.peers import parse_peers
 from service.pacs.report import VERDICT, VERDICTS
@@ -176,3 +177,21 @@ def attempted(database: Database) -> bool:
     with database.read() as session:
         codes = list(session.scalars(select(DeliveryRow.error_code)))
     return len(codes) == 2 * len(SYNTAXES) and set(codes) == {"delivery_failed"}
+
+
+def test_a_film_that_cannot_be_decoded_fails_at_once_and_with_its_reason(tmp_path: Path, models_dir: Path) -> None:
+    with auditing(settings_for(tmp_path, models_dir, BY_STOW)) as (database, acceptance):
+        data = film(1, SamplesPerPixel=3)
+        job_id = acceptance.accept(data, acceptance.read(data), Sender("dimse", "dimse:CT7", "CT7")).job_id
+        wait_until(lambda: state_of(database, job_id) == "failed")
+        with database.read() as session:
+            job = queries.job(session, job_id)
+            assert job is not None
+            assert (job.error_code, job.attempts) == ("unsupported_radiograph", 1)
+            assert session.scalars(select(DeliveryRow)).all() == []
+
+
+def state_of(database: Database, job_id: str) -> str:
+    with database.read() as session:
+        job = queries.job(session, job_id)
+    return job.state if job else ""

@@ -29,6 +29,7 @@ from service.pacs.dimse import Port, StoreServer, serving, tls_context
 from service.pacs.peers import parse_peers
 from service.settings import Settings
 from service.storage import Storage
+from tests.conftest import unavailable
 from tests.service.pacs.conftest import MAX_BYTES, make_acceptance
 from tests.service.pacs.films import film
 from tests.service.pacs.peers import certificate, program, wait_until
@@ -214,7 +215,7 @@ def test_a_full_disk_leaves_the_film_with_its_sender(opened: Database, settings:
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode != 0:
-        pytest.skip("only root can mount a small disk")
+        unavailable("only root can mount a small disk")
     try:
         acceptance = make_acceptance(opened, settings)
         object.__setattr__(acceptance, "storage", Storage(disk))

@@ -21,7 +21,7 @@ from service.pacs.destinations import close
 from service.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.service.pacs.films import film
-from tests.service.pacs.peers import wait_until
+from tests.service.pacs.peers import program, wait_until
 from tests.service.test_killed import free_port
 
 FILMS, KILL_AFTER = 20, 6
@@ -51,7 +51,7 @@ def associated(settings: Settings) -> Iterator[Association]:
 
 
 def listening(settings: Settings) -> bool:
-    found = subprocess.run(["ss", "-ltnH", f"sport = :{settings.dimse_port}"], capture_output=True, check=True)
+    found = subprocess.run([program("ss"), "-ltnH", f"sport = :{settings.dimse_port}"], capture_output=True, check=True)
     return bool(found.stdout.strip())
 
 

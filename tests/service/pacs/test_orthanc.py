@@ -65,11 +65,12 @@ def test_only_films_are_taken_and_duplicates_are_no_news(acceptance: Acceptance,
 def test_a_film_that_is_refused_is_recorded_and_does_not_block(acceptance: Acceptance, tmp_path: Path) -> None:
     with orthanc_in(tmp_path / "orthanc").running() as client:
         send(client, film(1, transfer_syntax="1.2.840.10008.1.2", SeriesInstanceUID="2.25.3.x"))
-        send(client, film(2))
+        send(client, film(2, side=1000))
+        send(client, film(3))
         drain(OrthancWatcher(client, acceptance))
     with acceptance.database.read() as session:
-        [event] = session.scalars(select(EventRow).where(EventRow.kind == "film.refused")).all()
-    assert event.payload["code"] == "not_understood"
+        refused = session.scalars(select(EventRow).where(EventRow.kind == "film.refused").order_by(EventRow.at)).all()
+    assert [event.payload["code"] for event in refused] == ["not_understood", "too_many_bytes"]
     assert jobs(acceptance.database) == 1
 
 
