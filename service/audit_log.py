@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from service.audit.errors import TriggerscopeError
@@ -144,7 +145,7 @@ def _walk(session: Session, seen: _Seen) -> None:
         seen.faults.append(Fault("cut off behind a checkpoint", f"{writer}/{sequence}"))
 
 
-def _faults_of(row: EventRow, head: Head) -> Iterator[Fault]:
+def _faults_of(row: Row[Any], head: Head) -> Iterator[Fault]:
     place = f"{row.writer}/{row.sequence}"
     if row.sequence != head.sequence + 1:
         yield Fault("events are missing before this one", place)
@@ -155,7 +156,7 @@ def _faults_of(row: EventRow, head: Head) -> Iterator[Fault]:
         yield Fault("has been edited", place)
 
 
-def _note(row: EventRow, seen: _Seen) -> None:
+def _note(row: Row[Any], seen: _Seen) -> None:
     seen.count += 1
     if row.kind == "audit.completed":
         seen.records[row.subject] = str(row.payload.get("record_sha256", ""))
@@ -165,7 +166,7 @@ def _note(row: EventRow, seen: _Seen) -> None:
         _keep_latest(seen.slots, row, row.payload.get("target"))
 
 
-def _keep_latest(found: dict[str, tuple[Any, Any]], row: EventRow, value: str | None) -> None:
+def _keep_latest(found: dict[str, tuple[Any, Any]], row: Row[Any], value: str | None) -> None:
     if row.subject not in found or found[row.subject][0] <= row.at:
         found[row.subject] = (row.at, value)
 
@@ -200,7 +201,7 @@ def export(session: Session) -> Iterable[str]:
         yield event_line(row)
 
 
-def event_line(row: EventRow) -> str:
+def event_line(row: EventRow | Row[Any]) -> str:
     names = ("writer", "sequence", "actor", "kind", "subject", "payload", "previous_hash", "hash")
     values = {name: getattr(row, name) for name in names}
     return canonical(values | {"at": row.at.isoformat(timespec="microseconds")}).decode()

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from service import accounts, audit_log, bundles
 from service.app import open_database
+from service.audit.errors import TriggerscopeError
 from service.db import account_queries
 from service.settings import Settings
-from service.signing import Signer
+from service.signing import Signer, UnusableKey
 from service.storage import write_durably
 
 ACTOR = "command-line"
@@ -25,7 +26,7 @@ Group = Callable[["Commands[argparse.ArgumentParser]", str, str], "Commands[argp
 
 
 def log_verify(settings: Settings, arguments: Arguments) -> int:
-    kept = [audit_log.read_checkpoint(path.read_bytes()) for path in arguments.checkpoint]
+    kept = [audit_log.read_checkpoint(_read(path, audit_log.UnreadableCheckpoint)) for path in arguments.checkpoint]
     with open_database(settings) as database:
         report = audit_log.verify(database, _public_pem(settings, arguments.public_key), kept)
     for fault in report.faults:
@@ -60,8 +61,8 @@ def log_key(settings: Settings, _arguments: Arguments) -> int:
 
 
 def bundle_verify(_settings: Settings, arguments: Arguments) -> int:
-    public_pem = arguments.public_key.read_text() if arguments.public_key else None
-    report = bundles.verify(arguments.file.read_bytes(), public_pem)
+    public_pem = _read(arguments.public_key, UnusableKey).decode() if arguments.public_key else None
+    report = bundles.verify(_read(arguments.file, bundles.UnreadableBundle), public_pem)
     for fault in report.faults:
         print(fault)
     print(f"{len(report.audits)} audits, made {report.made_at}, signed by key {report.key}: ", end="")
@@ -128,5 +129,12 @@ def _password() -> str:
     return getpass.getpass() if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
 
 
+def _read(path: Path, error: type[TriggerscopeError]) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        raise error("the file cannot be read") from None
+
+
 def _public_pem(settings: Settings, given: Path | None) -> str:
-    return given.read_text() if given else Signer.open(settings.data_dir).public_pem
+    return _read(given, UnusableKey).decode() if given else Signer.open(settings.data_dir).public_pem

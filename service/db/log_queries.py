@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import Row, func, select, text
 from sqlalchemy.orm import Session
 
 from service.db.chain import Head
@@ -13,12 +13,10 @@ from service.db.tables import ActivationRow, AuditRow, CheckpointRow, EventRow, 
 BATCH = 1000
 
 
-def events(session: Session) -> Iterator[EventRow]:
-    """All events, chain by chain, in their order."""
-    statement = select(EventRow).order_by(EventRow.writer, EventRow.sequence).execution_options(yield_per=BATCH)
-    for row in session.scalars(statement):
-        yield row
-        session.expunge(row)
+def events(session: Session) -> Iterator[Row[Any]]:
+    """All events as plain rows, chain by chain, in their order."""
+    statement = select(*EventRow.__table__.columns).order_by(EventRow.writer, EventRow.sequence)
+    yield from session.execute(statement.execution_options(yield_per=BATCH))
 
 
 def heads(session: Session) -> list[Head]:

@@ -13,7 +13,7 @@ from tests.service.serving import png
 
 KEYS = [
     "source", "sha256", "classifier", "policy", "verdict", "score", "p_value", "probabilities", "explained_label",
-    "evidence", "region", "reasons", "timings_ms",
+    "hypothesis", "evidence", "region", "reasons", "timings_ms",
 ]  # fmt: skip
 
 
