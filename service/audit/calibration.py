@@ -109,12 +109,12 @@ def enough(count: int, rate: float) -> bool:
 
 
 def two_modes(scores: FloatArray) -> bool:
-    """A gap in the upper quarter four times as wide as the middle half, with films beyond: some may be poisoned."""
+    """A gap in the upper quarter three times as wide as the middle half, with films beyond: some may be poisoned."""
     ordered = np.sort(scores)
     upper = ordered[int(0.75 * len(ordered)) :]
     middle = float(np.quantile(ordered, 0.75) - np.quantile(ordered, 0.25))
     gaps = np.diff(upper)
-    return bool(len(gaps) >= 5 and middle > 0 and float(gaps[:-1].max()) > 4 * middle)
+    return bool(len(gaps) >= 5 and middle > 0 and float(gaps[:-1].max()) > 3 * middle)
 
 
 def _fit_reference(
