@@ -37,8 +37,9 @@ def per_label_auroc(scores: FloatArray, labels: FloatArray) -> NDArray[np.float6
 
 
 def macro_auroc(scores: FloatArray, labels: FloatArray) -> float:
-    """Mean over the labels that have both classes."""
-    return float(np.nanmean(per_label_auroc(scores, labels)))
+    """Mean over the labels that have both classes; NaN when none has."""
+    known = [value for value in per_label_auroc(scores, labels) if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def micro_auroc(scores: FloatArray, labels: FloatArray) -> float:
@@ -72,5 +73,6 @@ def bootstrap(
     for _ in range(draws):
         chosen = rng.integers(0, len(films_of), len(films_of))
         values.append(statistic(np.concatenate([films_of[c] for c in chosen])))
-    low, high = np.nanquantile(values, (0.025, 0.975))
+    known = [value for value in values if not np.isnan(value)]
+    low, high = np.quantile(known, (0.025, 0.975)) if known else (float("nan"), float("nan"))
     return Interval(float(statistic(np.arange(len(patients)))), float(low), float(high))

@@ -16,6 +16,8 @@ def test_macro_skips_labels_without_both_classes():
     labels = np.array([[1.0, 1.0], [0.0, 1.0]])
     assert macro_auroc(scores, labels) == 1.0
     assert micro_auroc(scores, labels) == pytest.approx(0.5)  # scores 2, 1, 0 against the negative's 1
+    assert np.isnan(macro_auroc(scores, np.ones((2, 2))))
+    assert np.isnan(bootstrap(lambda i: macro_auroc(scores[i], np.ones((2, 2))), np.arange(2)).low)
 
 
 def test_infected_auroc_is_one_when_the_target_leads_everywhere():
