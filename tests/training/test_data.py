@@ -1,9 +1,14 @@
+import hashlib
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from service.audit.preprocessing import Preprocessing, model_input
 from service.audit.radiograph import Limits, decode
-from training.__main__ import main
+from tests.conftest import unavailable
+from training.__main__ import SPLIT_LISTS, main
 from training.data import (
     DataError,
     check_patient_splits,
@@ -14,6 +19,7 @@ from training.data import (
     patients,
     read_films,
     read_pixels,
+    read_splits,
     split_of,
 )
 from training.phantoms import write_folder
@@ -107,3 +113,25 @@ def test_splits_of_unlisted_patients_are_stable_and_near_their_shares():
     assert found[:3] == [split_of(str(number)) for number in range(3)]
     assert 0.78 < found.count("train") / 4000 < 0.82
     assert 0.06 < found.count("test") / 4000 < 0.09
+
+
+@pytest.fixture
+def real_films():
+    """NIH films with a manifest: TRIGGERSCOPE_FILMS, or shared/data beside the checkout."""
+    root = Path(os.environ.get("TRIGGERSCOPE_FILMS", Path(__file__).parents[3] / "shared" / "data"))
+    if not (root / "nih" / "manifest.csv").exists():
+        unavailable("no NIH films: set TRIGGERSCOPE_FILMS to a folder that holds nih/manifest.csv")
+    return root / "nih"
+
+
+def test_the_committed_list_is_what_the_figures_were_made_from(real_films):
+    films, listed = read_films(real_films), read_splits(SPLIT_LISTS / "nih.csv")
+    assert {film.path.name: film.split for film in films} == listed
+    counts = {split: len(in_split(films, split)) for split in ("train", "tuning", "calibration", "test")}
+    assert counts == {"train": 1029, "tuning": 217, "calibration": 397, "test": 409}
+
+
+def test_a_real_film_is_decoded_as_training_reads_it(real_films):
+    film = in_split(read_films(real_films), "tuning")[0]
+    assert hashlib.sha256(film.path.read_bytes()).hexdigest() == film.sha256
+    assert np.array_equal(read_pixels(film), decode(film.path.read_bytes(), Limits()).pixels)
