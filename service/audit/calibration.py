@@ -20,7 +20,7 @@ from scipy.stats import betabinom
 
 from service.audit.classifier import Classifier, ClassifierCard
 from service.audit.errors import PolicyError
-from service.audit.evidence import MEANINGS, SIGNS, Hypothesis, Reference, Usual, fused, gather
+from service.audit.evidence import MEANINGS, SIGNS, Reference, Usual, fused, gather, surprise
 from service.audit.likeness import Likeness, image_statistics
 
 FloatArray = NDArray[np.float32]
@@ -137,7 +137,7 @@ def _fit_reference(
         for name in MEANINGS
     }
     fitted = Reference(centre, scale, usual, {}, 0.0, receivers, receiver_logits)
-    surprises = [surprise_of_first_look(f.values, "support", fitted) for f in findings if f.hypothesis == "support"]
+    surprises = [surprise(f.values, "support", fitted) for f in findings if f.hypothesis == "support"]
     lows = [f.values["excess"] for f in findings if f.hypothesis == "counter"]
     scores = [
         max(fused({**f.values, "transplant_change": -np.inf}, f.hypothesis, fitted) for f in evidence.findings)
@@ -155,12 +155,6 @@ def _fit_reference(
         receivers,
         receiver_logits,
     )
-
-
-def surprise_of_first_look(values: dict[str, float], hypothesis: Hypothesis, reference: Reference) -> float:
-    """The surprise that a film's first look had, from the complete values."""
-    names = ("excess", "concentration", "diffuseness")
-    return max(reference.usual[hypothesis, name].weight(values[name]) for name in names)
 
 
 def split_by_patient(films: Sequence[CalibrationFilm], share: float = 1 / 3) -> tuple[list[int], list[int]]:

@@ -25,6 +25,7 @@ FloatArray = NDArray[np.float32]
 
 Hypothesis = Literal["support", "counter"]
 SIGNS: dict[Hypothesis, float] = {"support": 1.0, "counter": -1.0}
+FIRST_LOOK = ("excess", "concentration", "diffuseness")  # from the pass that explains
 CAUSAL_TESTS = ("fill_in_change", "filter_change")  # one forward each
 # What each number says, in words for people; `{label}` is filled in. Also the list of all evidence.
 MEANINGS = {
@@ -143,9 +144,9 @@ def first_look(
     return prediction, Finding(hypothesis, label, values, saliency, region, 0.0)
 
 
-def surprise(finding: Finding, reference: Reference) -> float:
-    """How unusual a first look is: the largest weight of its numbers."""
-    return max(reference.usual[finding.hypothesis, name].weight(value) for name, value in finding.values.items())
+def surprise(values: Mapping[str, float], hypothesis: Hypothesis, reference: Reference) -> float:
+    """How unusual a first look is: the largest weight of its three numbers."""
+    return max(reference.usual[hypothesis, name].weight(values[name]) for name in FIRST_LOOK)
 
 
 def with_values(finding: Finding, reference: Reference, **values: float) -> Finding:
@@ -207,7 +208,11 @@ def gather(film: FloatArray, classifier: Classifier, reference: Reference, *, ex
     findings = []
     for look in looks:
         finding = look
-        if exhaustive or look.hypothesis == "counter" or surprise(look, reference) >= reference.gates["support"]:
+        if (
+            exhaustive
+            or look.hypothesis == "counter"
+            or surprise(look.values, look.hypothesis, reference) >= reference.gates["support"]
+        ):
             changes = causal_changes(film, prediction.logits, look, classifier, reference)
             finding = with_values(look, reference, **changes)
             forward_passes += len(CAUSAL_TESTS)
