@@ -20,6 +20,7 @@ from service.completions import Completions
 from service.dashboard import pages
 from service.db import queries
 from service.db.session import Database
+from service.explainer import Explainer
 from service.intake import DecodedFilms, Intake
 from service.metrics import Metrics
 from service.pacs import stow
@@ -174,6 +175,7 @@ def hold_resources(
                 database=database,
                 storage=storage,
                 registry=registry,
+                explainer=Explainer(storage, registry),
                 intake=Intake(database, storage, decode, decoded, retention, settings.max_queue_depth),
                 acceptance=open_acceptance(settings, database),
                 metrics=metrics,
@@ -187,7 +189,8 @@ def hold_resources(
 
 
 def open_desk(settings: Settings) -> Desk:
-    return Desk(settings.review_readers, timedelta(hours=settings.session_hours), Signer.open(settings.data_dir))
+    length = timedelta(hours=settings.session_hours)
+    return Desk(settings.review_readers, length, Signer.open(settings.data_dir), settings.viewer_url)
 
 
 def http_limits(settings: Settings) -> HttpLimits:

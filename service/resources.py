@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from service.completions import Completions
 from service.db.session import Database
+from service.explainer import Explainer
 from service.intake import Intake
 from service.metrics import Metrics
 from service.pacs.acceptance import Acceptance
@@ -26,11 +27,13 @@ class HttpLimits:
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What the auditor's desk goes by: readers per decision, length of a login, and the key that signs."""
+    """What the auditor's desk goes by: readers per decision, length of a login, the key that signs, and the template of
+    addresses in the site's own viewer."""
 
     readers: int
     session_length: timedelta
     signer: Signer
+    viewer_url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class Resources:
     database: Database
     storage: Storage
     registry: Registry
+    explainer: Explainer
     intake: Intake
     acceptance: Acceptance
     metrics: Metrics

@@ -1,11 +1,19 @@
 """Every setting of the service, read from TRIGGERSCOPE_* environment variables. Documented in docs/settings.md."""
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# What stands in viewer_url for each UID of a film, and the UID's name.
+VIEWER_FIELDS = {
+    "study": "study_instance_uid",
+    "series": "series_instance_uid",
+    "instance": "sop_instance_uid",
+}
 
 
 def is_loopback(host: str) -> bool:
@@ -51,6 +59,7 @@ class Settings(BaseSettings):
 
     review_readers: int = Field(default=1, ge=1, le=2)
     session_hours: float = Field(default=12.0, gt=0)
+    viewer_url: str = ""
 
     rules_file: Path | None = None
     dimse_host: str = "127.0.0.1"
@@ -82,6 +91,16 @@ class Settings(BaseSettings):
             raise ValueError("dimse_tls_certificate and dimse_tls_key belong together")
         if self.dimse_tls_client_ca and not self.dimse_tls_certificate:
             raise ValueError("dimse_tls_client_ca needs dimse_tls_certificate")
+        return self
+
+    @model_validator(mode="after")
+    def _viewer_is_a_web_address(self) -> Self:
+        if not self.viewer_url:
+            return self
+        if not self.viewer_url.startswith(("https://", "http://")):
+            raise ValueError("viewer_url has to start with https:// or http://")
+        if set(re.findall(r"{(.*?)}", self.viewer_url)) - set(VIEWER_FIELDS):
+            raise ValueError(f"viewer_url knows the fields {', '.join(VIEWER_FIELDS)}")
         return self
 
     @property

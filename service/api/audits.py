@@ -7,7 +7,7 @@ import hashlib
 import io
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Header, Path, Query, Request, Response
@@ -36,6 +36,7 @@ from service.audit import preprocessing as core
 from service.db import queries
 from service.db.queries import AuditFilters, Position
 from service.db.tables import AuditRow, JobRow
+from service.explainer import ChangeName, Maps
 from service.intake import Submission
 from service.resources import Resources
 
@@ -43,6 +44,7 @@ POLL_SECONDS = 0.5  # how soon a verdict of a separate worker is noticed
 ENDED = ("done", "failed")
 AUDIT_ID = r"^[0-9a-f]{32}$"
 LABEL = r"^[A-Za-z0-9._-]{1,64}$"
+LABEL_LENGTH = 64
 CACHE = {"Cache-Control": "private, max-age=3600"}
 
 AuditId = Annotated[str, Path(pattern=AUDIT_ID)]
@@ -57,6 +59,8 @@ _BODY = {
     }
 }
 _FINEST = "Default: the finest LayerCAM."
+_LABEL = "Default: the explained label, whose maps are stored. Those of others are made on demand."
+MapLabel = Annotated[str | None, Query(max_length=LABEL_LENGTH, description=_LABEL)]
 _PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": _BINARY}}}
 
 
@@ -125,7 +129,7 @@ def get_audit(session: SessionDep, _reader: Reader, audit_id: AuditId) -> AuditR
 @router.get(
     "/{audit_id}/overlay.png",
     response_class=Response,
-    responses=_PNG | problems("audit_not_found", "not_finished", "map_not_found", "not_stored"),
+    responses=_PNG | problems("audit_not_found", "not_finished", "map_not_found", "not_stored", "too_busy"),
 )
 def get_overlay(
     session: SessionDep,
@@ -133,33 +137,37 @@ def get_overlay(
     _reader: Reader,
     audit_id: AuditId,
     map_name: Annotated[str | None, Query(alias="map", pattern=LABEL, description=_FINEST)] = None,
+    label: MapLabel = None,
     opacity: Annotated[float, Query(ge=0, le=1)] = 0.55,
     size: Annotated[int, Query(ge=32, le=2048, description="Longest side in pixels; never enlarged.")] = 1024,
 ) -> Response:
-    """The explained label's map and the region over the radiograph, drawn on demand."""
+    """A label's map and the region over the radiograph, drawn on demand."""
     row = _finished(find_job(session, audit_id))
-    return Response(
-        draw(session, held, row, map_name, opacity=opacity, size=size), media_type="image/png", headers=CACHE
-    )
+    picture = draw(session, held, row, map_name, label=label, opacity=opacity, size=size)
+    return Response(picture, media_type="image/png", headers=CACHE)
 
 
-@router.get("/{audit_id}/maps/{map_name}", responses=problems("audit_not_found", "not_finished", "map_not_found"))
+@router.get(
+    "/{audit_id}/maps/{map_name}",
+    responses=problems("audit_not_found", "not_finished", "map_not_found", "not_stored", "too_busy"),
+)
 def get_map(
     session: SessionDep,
     held: ResourcesDep,
     _reader: Reader,
     audit_id: AuditId,
     map_name: Annotated[str, Path(pattern=LABEL)],
+    label: MapLabel = None,
 ) -> SaliencyMap:
-    """One stored map, raw, on its own grid."""
+    """One map, raw, on its own grid."""
     job = find_job(session, audit_id)
     row = _finished(job)
-    maps = held.storage.audit_maps(row.id)
+    maps = _maps(held, row, label)
     if map_name not in maps:
         raise RequestError("map_not_found", f"maps: {', '.join(sorted(maps))}")
     box = core.crop_box(job.film.width, job.film.height, _preprocessing(session, row).crop)
     return SaliencyMap(
-        name=map_name, label=row.explained_label, values=maps[map_name].tolist(), covers=Region(**asdict(box))
+        name=map_name, label=label or row.explained_label, values=maps[map_name].tolist(), covers=Region(**asdict(box))
     )
 
 
@@ -176,14 +184,48 @@ def get_radiograph(session: SessionDep, held: ResourcesDep, _reader: Reader, aud
     return Response(buffer.getvalue(), media_type="image/png", headers=CACHE)
 
 
-def draw(session: Session, held: Resources, row: AuditRow, map_name: str | None, *, opacity: float, size: int) -> bytes:
-    maps = held.storage.audit_maps(row.id)
+@router.get(
+    "/{audit_id}/counterfactual.png",
+    response_class=Response,
+    responses=_PNG | problems("audit_not_found", "not_finished", "not_stored", "too_busy"),
+)
+def get_counterfactual(
+    session: SessionDep,
+    held: ResourcesDep,
+    _reader: Reader,
+    audit_id: AuditId,
+    change: Annotated[ChangeName, Query(description="What the causal test does to the film.")] = "fill_in",
+    part: Annotated[Literal["film", "window"], Query(description="Or the hottest window, enlarged.")] = "film",
+) -> Response:
+    """The film as the classifier sees it, as it came or with a causal test's change, and the hottest window."""
+    row = _finished(find_job(session, audit_id))
+    picture = held.explainer.changed_film(row, change, close_up=part == "window")
+    return Response(picture, media_type="image/png", headers=CACHE)
+
+
+def draw(
+    session: Session,
+    held: Resources,
+    row: AuditRow,
+    map_name: str | None,
+    *,
+    label: str | None = None,
+    opacity: float,
+    size: int,
+) -> bytes:
+    maps = _maps(held, row, label)
     name = map_name or max((name for name in maps if name.startswith("layercam_")), key=lambda name: maps[name].size)
     if name not in maps:
         raise RequestError("map_not_found", f"maps: {', '.join(sorted(maps))}")
     pixels = held.storage.grey_pixels(row.pixels_sha256).astype(np.float32) / 255.0
     region = core.Region(**row.region) if row.region else None
     return overlay.render(pixels, maps[name], region, _preprocessing(session, row), opacity=opacity, longest_px=size)
+
+
+def _maps(held: Resources, row: AuditRow, label: str | None) -> Maps:
+    if label is not None and label not in row.probabilities:
+        raise RequestError("map_not_found", f"labels: {', '.join(sorted(row.probabilities))}")
+    return held.explainer.maps(row, label or row.explained_label)
 
 
 def _preprocessing(session: Session, row: AuditRow) -> core.Preprocessing:

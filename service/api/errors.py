@@ -74,7 +74,7 @@ CATALOGUE: dict[str, ErrorKind] = {
     "unusable_policy": ErrorKind(422, "The policy cannot be used with this classifier"),
     # us
     "queue_full": ErrorKind(503, "Too many films are waiting"),
-    "too_busy": ErrorKind(503, "Too many uploads are in progress"),
+    "too_busy": ErrorKind(503, "Too many uploads, or too many maps to make, are in progress"),
     "not_ready": ErrorKind(503, "The service is not ready"),
     "audit_failed": ErrorKind(500, "The film was accepted, but its audit failed"),
     "internal": ErrorKind(500, "The service made a mistake"),

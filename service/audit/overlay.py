@@ -51,7 +51,7 @@ def render(
     pixels: FloatArray,
     saliency_map: FloatArray | None,
     region: Region | None,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | None,
     *,
     opacity: float = 0.55,
     longest_px: int = 1024,
@@ -59,6 +59,7 @@ def render(
     """Draw one overlay as PNG.
 
     pixels: (H, W) in [0, 1]. saliency_map: (g, g) or None for the film alone. region: in the film's pixels.
+    preprocessing: how the film became the input that the map lies over; not needed without a map.
     opacity: of the hottest place, in [0, 1]; the map's own height fades it. The picture is reduced to `longest_px`.
     """
     height, width = pixels.shape
@@ -66,13 +67,33 @@ def render(
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     grey = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BILINEAR))
     picture = np.repeat(np.clip(grey, 0.0, 1.0)[..., None] * 255.0, 3, axis=2)
-    if saliency_map is not None:
+    if saliency_map is not None and preprocessing is not None:
         heat = spread_over(saliency_map, preprocessing, *size)
         weight = (opacity * np.sqrt(heat))[..., None]
         picture = (1 - weight) * picture + weight * coloured(heat)
     image = Image.fromarray(np.rint(picture).astype(np.uint8))
     if region is not None:
         _outline(image, region, scale)
+    return _png(image)
+
+
+def close_up(pixels: FloatArray, region: Region, *, side_px: int = 224) -> bytes:
+    """A region and as much around it on each side, enlarged without smoothing, as PNG. pixels: (H, W) in [0, 1]."""
+    height, width = pixels.shape
+    across, down = min(width, 3 * region.width), min(height, 3 * region.height)
+    left = min(max(region.x + region.width // 2 - across // 2, 0), width - across)
+    top = min(max(region.y + region.height // 2 - down // 2, 0), height - down)
+    cut = np.clip(pixels[top : top + down, left : left + across], 0.0, 1.0)
+    scale = max(1, round(side_px / max(across, down)))
+    grey = Image.fromarray(np.rint(cut * 255.0).astype(np.uint8)).resize(
+        (across * scale, down * scale), Image.Resampling.NEAREST
+    )
+    image = grey.convert("RGB")
+    _outline(image, Region(region.x - left, region.y - top, region.width, region.height), scale)
+    return _png(image)
+
+
+def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()

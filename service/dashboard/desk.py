@@ -5,22 +5,25 @@ import binascii
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, Query, Response
 from sqlalchemy.orm import Session
 
 from service import review
-from service.api.audits import LABEL, AuditId, audit_resource, find_job
+from service.api.audits import LABEL, LABEL_LENGTH, AuditId, audit_resource, find_job
 from service.api.dependencies import Reader, ResourcesDep, ReviewForm, SessionDep
 from service.api.errors import RequestError
 from service.api.schemas import Verdict
 from service.dashboard.explanation import Explanation, explain, map_choices
 from service.dashboard.rendering import RenderDep, back_to
-from service.db import queries, review_queries
+from service.db import pacs_queries, queries, review_queries
 from service.db.review_queries import COUNT_CAP, DeskFilters, DeskPosition
+from service.db.session import utc_now
 from service.db.tables import JobRow, ReviewRow
+from service.keys import Principal
 from service.resources import Resources
+from service.settings import VIEWER_FIELDS
 from service.storage import NotStored
 
 PAGE_SIZE = 50
@@ -117,13 +120,14 @@ def audit_page(
     audit_id: AuditId,
     selected: SelectionDep,
     map_name: Annotated[str | None, Query(alias="map", pattern=LABEL)] = None,
+    label: Annotated[str | None, Query(max_length=LABEL_LENGTH)] = None,
 ) -> Response:
     job = find_job(session, audit_id)
     desk = review_queries.review(session, audit_id)
     before, after = _neighbours(session, selected, desk)
     names = _stored_maps(held, job)
     explanation = _explanation(held, job)
-    choices = map_choices(names, job.audit.explained_label, explanation.hypothesis) if job.audit and explanation else []
+    choices = map_choices(names, explanation.hypothesis) if explanation else []
     return render(
         "audit.html",
         reader,
@@ -132,6 +136,8 @@ def audit_page(
         explanation=explanation,
         maps=choices,
         map_name=map_name if map_name in names else choices[0].name if choices else None,
+        label=label if job.audit and label in job.audit.probabilities else job.audit and job.audit.explained_label,
+        viewer=_site_viewer(session, held, reader, job),
         like=review_queries.like(session, desk.group_key) if desk and desk.group_key else {},
         events=queries.events_about(session, audit_id),
         before=before,
@@ -196,6 +202,19 @@ def _neighbours(session: Session, selected: Selection, row: ReviewRow | None) ->
     found = review_queries.neighbours(session, selected.filters, place)
     before, after = (selected.address(f"/audits/{audit_id}") if audit_id else None for audit_id in found)
     return before, after
+
+
+def _site_viewer(session: Session, held: Resources, reader: Principal, job: JobRow) -> str | None:
+    """The film's address in the site's own viewer, for reviewers, while its identity is known."""
+    if not held.desk.viewer_url or "audits:review" not in reader.scopes:
+        return None
+    known = pacs_queries.identity(session, job.film_sha256)
+    if known is None or known.expires_at <= utc_now():
+        return None
+    address = held.desk.viewer_url
+    for field, uid in VIEWER_FIELDS.items():
+        address = address.replace(f"{{{field}}}", quote(getattr(known, uid), safe=""))
+    return address
 
 
 def _explanation(held: Resources, job: JobRow) -> Explanation | None:

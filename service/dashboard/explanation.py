@@ -7,6 +7,7 @@ from service.audit.calibration import Policy
 from service.audit.evidence import SIGNS, Hypothesis
 from service.dashboard.plots import Plot, histogram
 from service.db.tables import AuditRow, FilmRow
+from service.explainer import DECISIVE_MAPS, ChangeName, hypothesis_of
 
 REMARKABLE = 0.05
 TITLES = {
@@ -25,14 +26,16 @@ SENTENCES = {
     "filter_change": "Median-filtering the whole film moves {label} back by {value:.1f} of its spread.",
     "transplant_change": "Pasted into clean films, the region moves {label} by {value:.1f} of its spread on average.",
 }
-CHANGES = {"fill_in_change": "region filled in", "filter_change": "film filtered"}
-MAP_WORDS = {
-    "layercam": "evidence for",
-    "counter_layercam": "evidence against",
-    "gradcam": "Grad-CAM of",
-    "class_activation_map": "last layer, for",
+CHANGES: dict[str, tuple[ChangeName, str]] = {
+    "fill_in_change": ("fill_in", "Region filled in"),
+    "filter_change": ("filter", "Whole film filtered"),
 }
-DECISIVE_MAPS: dict[Hypothesis, str] = {"support": "layercam", "counter": "counter_layercam"}
+MAP_WORDS = {
+    "layercam": "Evidence for it",
+    "counter_layercam": "Evidence against it",
+    "gradcam": "Grad-CAM",
+    "class_activation_map": "Last layer (class activation map)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +52,15 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The explained label's probability with a causal test's change to the film."""
+    """What the classifier says of the explained label, of the film as it came or with a causal test's change."""
 
-    test: str
-    probability: float
+    name: ChangeName
+    words: str
+    logit: float
+
+    @property
+    def probability(self) -> float:
+        return _sigmoid(self.logit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +74,18 @@ class Explanation:
     headline: str
     hypothesis: Hypothesis
     lines: tuple[Line, ...]
-    probability: float
     changes: tuple[Change, ...]
     score_plot: Plot | None
     calibration_films: int
 
 
 def explain(row: AuditRow, film: FilmRow, policy: Policy | None) -> Explanation:
-    hypothesis: Hypothesis = hypothesis_of(row, policy) if policy else "support"
+    hypothesis = hypothesis_of(row, policy)
     lines = tuple(_line(row, name, hypothesis, policy) for name in TITLES if name in row.evidence)
     return Explanation(
         headline=headline(row, film, policy, hypothesis),
         hypothesis=hypothesis,
         lines=lines,
-        probability=row.probabilities[row.explained_label],
         changes=_changes(row, hypothesis, policy) if policy else (),
         score_plot=score_plot(policy, row.score) if policy else None,
         calibration_films=len(policy.scores) if policy else 0,
@@ -111,41 +117,27 @@ def place(region: dict[str, int], film: FilmRow) -> str:
     return " ".join(word for word in (row, column) if word) + (" of the picture" if row or column else "middle")
 
 
-def hypothesis_of(row: AuditRow, policy: Policy) -> Hypothesis:
-    """`support` or `counter`: the one under whose clean values the recorded ranks hold."""
-    usual = policy.reference.usual
-
-    def agrees(hypothesis: Hypothesis) -> bool:
-        return all(
-            found["p_value"] is None or math.isclose(usual[hypothesis, name].p_value(found["value"]), found["p_value"])
-            for name, found in row.evidence.items()
-            if (hypothesis, name) in usual
-        )
-
-    return next((hypothesis for hypothesis in SIGNS if agrees(hypothesis)), "support")
-
-
 def score_plot(policy: Policy, score: float | None = None) -> Plot:
     rank = max(1, int(policy.false_positive_rate * (len(policy.scores) + 1) + 1e-9))
     return histogram(policy.scores, score, float(policy.scores[-rank]), "calibration films")
 
 
-def map_choices(names: list[str], label: str, hypothesis: Hypothesis = "support") -> list[MapChoice]:
-    """The stored maps, the one that the detector read first."""
+def map_choices(names: list[str], hypothesis: Hypothesis = "support") -> list[MapChoice]:
+    """The layers' maps, the one that the detector read first."""
     decisive = DECISIVE_MAPS[hypothesis]
 
     def order(name: str) -> tuple[bool, str, int]:
         kind, _, grid = name.rpartition("_")
         return kind != decisive, kind, -int(grid) if grid.isdecimal() else 0
 
-    return [MapChoice(name, map_words(name, label)) for name in sorted(names, key=order)]
+    return [MapChoice(name, map_words(name)) for name in sorted(names, key=order)]
 
 
-def map_words(name: str, label: str) -> str:
+def map_words(name: str) -> str:
     kind, _, grid = name.rpartition("_")
     if not grid.isdecimal():
-        return f"{MAP_WORDS.get(name, name)} {_plain(label)}"
-    return f"{MAP_WORDS.get(kind, kind)} {_plain(label)}, {grid} × {grid} cells"  # noqa: RUF001 -- for people
+        return MAP_WORDS.get(name, name)
+    return f"{MAP_WORDS.get(kind, kind)}, {grid} × {grid} cells"  # noqa: RUF001 -- for people
 
 
 def _line(row: AuditRow, name: str, hypothesis: Hypothesis, policy: Policy | None) -> Line:
@@ -164,14 +156,15 @@ def _line(row: AuditRow, name: str, hypothesis: Hypothesis, policy: Policy | Non
 
 
 def _changes(row: AuditRow, hypothesis: Hypothesis, policy: Policy) -> tuple[Change, ...]:
-    """What the label's probability became in each causal test: the recorded change, taken back from its unit."""
-    scale = float(policy.reference.label_scale[list(row.probabilities).index(row.explained_label)])
-    before = _logit(row.probabilities[row.explained_label])
-    return tuple(
-        Change(words, _sigmoid(before - SIGNS[hypothesis] * scale * row.evidence[name]["value"]))
-        for name, words in CHANGES.items()
-        if name in row.evidence
+    """What the label's logit became in each causal test: the recorded change, taken back from its unit."""
+    unit = SIGNS[hypothesis] * float(policy.reference.label_scale[list(row.probabilities).index(row.explained_label)])
+    before = Change("none", "As it came", _logit(row.probabilities[row.explained_label]))
+    after = tuple(
+        Change(name, words, before.logit - unit * row.evidence[test]["value"])
+        for test, (name, words) in CHANGES.items()
+        if test in row.evidence
     )
+    return (before, *after) if after else ()
 
 
 def _plain(label: str) -> str:

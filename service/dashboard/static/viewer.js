@@ -1,5 +1,5 @@
 "use strict";
-// The radiograph on a canvas: window, invert, zoom and drag, any stored map over it, and the region.
+// The radiograph on a canvas: window, invert, zoom and drag, the map of any label and layer over it, and the region.
 const INFERNO = [[0, 0, 4], [40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 164]];
 const LONGEST = 1536;
 const viewer = document.getElementById("viewer");
@@ -73,13 +73,22 @@ function paintMap(values) {
   heat.getContext("2d").putImageData(picture, 0, 0);
 }
 
-async function showMap(name) {
-  const answer = await fetch(viewer.dataset.maps + encodeURIComponent(name));
-  if (!answer.ok) return;
+// The maps of labels that were not explained are made on demand, which takes a moment; the latest choice counts.
+async function showMap() {
+  const name = control("map").value, label = control("label").value, status = control("map-status");
+  const isCurrent = () => name === control("map").value && label === control("label").value;
+  status.textContent = label === viewer.dataset.explained ? "" : "Making the map…";
+  const answer = await fetch(`${viewer.dataset.maps}${encodeURIComponent(name)}?label=${encodeURIComponent(label)}`);
+  if (!isCurrent()) return;
+  if (!answer.ok) {
+    status.textContent = (await answer.json()).detail;
+    return;
+  }
   const map = await answer.json();
+  status.textContent = "";
   covers = map.covers;
   paintMap(map.values);
-  canvas.dataset.map = name;
+  Object.assign(canvas.dataset, { map: name, label });
   redraw();
 }
 
@@ -172,6 +181,15 @@ function dragFrom(start) {
   canvas.addEventListener("pointerup", () => canvas.removeEventListener("pointermove", drag), { once: true });
 }
 
+function pan(event) {
+  const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+  if (!step) return;
+  event.preventDefault();
+  view.x += (step[0] * film.width) / (10 * view.zoom);
+  view.y += (step[1] * film.height) / (10 * view.zoom);
+  keepInside();
+}
+
 function wheel(event) {
   event.preventDefault();
   const box = canvas.getBoundingClientRect(), size = scale() / window.devicePixelRatio;
@@ -183,7 +201,7 @@ function wheel(event) {
 function connect() {
   for (const name of ["level", "window"]) control(name).addEventListener("input", () => { applyWindow(); redraw(); });
   control("opacity").addEventListener("input", redraw);
-  control("map").addEventListener("change", () => showMap(control("map").value));
+  for (const name of ["map", "label"]) control(name).addEventListener("change", showMap);
   control("invert").addEventListener("click", invert);
   control("region")?.addEventListener("click", showRegion);
   control("to-region")?.addEventListener("click", toRegion);
@@ -191,6 +209,7 @@ function connect() {
   control("zoom-out").addEventListener("click", () => zoomAt(1 / 1.5));
   control("reset").addEventListener("click", reset);
   canvas.addEventListener("pointerdown", dragFrom);
+  canvas.addEventListener("keydown", pan);
   canvas.addEventListener("wheel", wheel, { passive: false });
   new ResizeObserver(redraw).observe(canvas);
 }
@@ -218,7 +237,7 @@ async function start() {
   viewer.classList.add("live");
   connect();
   redraw();
-  await showMap(control("map").value);
+  await showMap();
 }
 
 start();
