@@ -72,11 +72,11 @@ class MapChoice:
 @dataclass(frozen=True, slots=True)
 class Explanation:
     headline: str
+    certainty: str
     hypothesis: Hypothesis
     lines: tuple[Line, ...]
     changes: tuple[Change, ...]
     score_plot: Plot | None
-    calibration_films: int
 
 
 def explain(row: AuditRow, film: FilmRow, policy: Policy | None) -> Explanation:
@@ -84,11 +84,11 @@ def explain(row: AuditRow, film: FilmRow, policy: Policy | None) -> Explanation:
     lines = tuple(_line(row, name, hypothesis, policy) for name in TITLES if name in row.evidence)
     return Explanation(
         headline=headline(row, film, policy, hypothesis),
+        certainty=certainty(row, policy),
         hypothesis=hypothesis,
         lines=lines,
         changes=_changes(row, hypothesis, policy) if policy else (),
         score_plot=score_plot(policy, row.score) if policy else None,
-        calibration_films=len(policy.scores) if policy else 0,
     )
 
 
@@ -106,6 +106,16 @@ def headline(row: AuditRow, film: FilmRow, policy: Policy | None, hypothesis: Hy
         return f"{said} something unusual that no small region explains."
     share = 100 * row.region["width"] * row.region["height"] / (film.width * film.height)
     return f"{said} {share:.1f} % of the film, at the {place(row.region, film)}."
+
+
+def certainty(row: AuditRow, policy: Policy | None) -> str:
+    """How sure that is, as a count of clean films."""
+    if policy is None or row.p_value is None:
+        return "No rank among clean films can be given."
+    films = len(policy.scores)
+    as_high = round(row.p_value * (films + 1)) - 1
+    said = f"{as_high} of" if as_high else "None of"
+    return f"{said} the {films} clean films of its calibration scored as high (p = {row.p_value:.4f})."
 
 
 def place(region: dict[str, int], film: FilmRow) -> str:

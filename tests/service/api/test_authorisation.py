@@ -56,6 +56,7 @@ MATRIX = {
     ("GET", "/v1/audits/{audit_id}/maps/{map_name}"): READ,
     ("GET", "/v1/audits/{audit_id}/overlay.png"): READ,
     ("GET", "/v1/audits/{audit_id}/radiograph.png"): READ,
+    ("GET", "/v1/audits/{audit_id}/counterfactual.png"): READ,
     ("GET", "/v1/classifiers"): READ,
     ("GET", "/v1/classifiers/{name}"): READ,
     ("POST", "/v1/classifiers/{name}/activate"): ADMIN,

@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from service.dashboard.explanation import headline, map_choices, map_words, place
+from service.audit.calibration import Policy
+from service.dashboard.explanation import certainty, headline, map_choices, map_words, place
 from service.dashboard.plots import BINS, HEIGHT, WIDTH, histogram
 from service.db.tables import AuditRow, FilmRow
 
@@ -29,9 +32,18 @@ def test_an_unremarkable_film_is_said_to_be_read_as_usual() -> None:
 
 def test_the_map_that_the_detector_reads_comes_first() -> None:
     names = ["class_activation_map", "counter_layercam_28", "gradcam_14", "layercam_14", "layercam_28"]
-    assert [choice.name for choice in map_choices(names, "Mass")][:2] == ["layercam_28", "layercam_14"]
-    assert map_words("counter_layercam_28", "Mass") == "evidence against Mass, 28 × 28 cells"  # noqa: RUF001
-    assert map_words("class_activation_map", "Mass") == "last layer, for Mass"
+    assert [choice.name for choice in map_choices(names)][:2] == ["layercam_28", "layercam_14"]
+    assert next(choice.name for choice in map_choices(names, "counter")) == "counter_layercam_28"
+    assert map_words("counter_layercam_28") == "Evidence against it, 28 × 28 cells"  # noqa: RUF001
+
+
+@pytest.mark.parametrize(
+    ("p_value", "words"),
+    [(1 / 315, "None of the 314 clean films"), (3 / 315, "2 of the 314 clean films"), (None, "No rank")],
+)
+def test_how_sure_the_system_is_is_a_count_of_clean_films(models_dir: Path, p_value: float | None, words: str) -> None:
+    policy = Policy.load(models_dir / "phantom-badnet3.policy.json")
+    assert certainty(AuditRow(p_value=p_value), policy).startswith(words)
 
 
 def test_a_plot_marks_the_film_on_the_axis_of_the_clean_films() -> None:
