@@ -15,9 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from service.audit.errors import TriggerscopeError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+Address = Annotated[str, Field(pattern=r"^https?://")]
 AeTitle = Annotated[str, Field(min_length=1, max_length=16)]
 Patterns = tuple[str, ...]
-Kind = Literal["sr", "sc"]
+Kind = Literal["sr", "sc", "gsps", "json"]
+Proof = Literal["none", "read_back", "find", "commitment"]
 
 
 class RulesError(TriggerscopeError):
@@ -43,21 +45,44 @@ class When(Table):
 
 
 class Destination(Table):
-    """Where results go: a STOW-RS address, or a C-STORE peer."""
+    """Where results go: a STOW-RS address, a C-STORE peer, or a webhook."""
 
     name: Name
-    stow_url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    stow_url: Address | None = None
     username: str = ""
     password_file: Path | None = None
     host: str = ""
     port: int = Field(default=104, ge=1, le=65535)
     ae_title: AeTitle | None = None
+    webhook_url: Address | None = None
+    secret_file: Path | None = None
+    proof: Proof | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if (self.stow_url is None) == (not self.host or self.ae_title is None):
-            raise ValueError("a destination has either stow_url, or host and ae_title")
+        ways = (self.stow_url is not None, bool(self.host and self.ae_title), self.webhook_url is not None)
+        if ways.count(True) != 1:
+            raise ValueError("a destination has one of stow_url, host and ae_title, or webhook_url")
+        if self.webhook_url is not None and self.secret_file is None:
+            raise ValueError("webhook_url needs secret_file")
+        if self.wanted_proof not in self._possible_proofs:
+            raise ValueError(f"proof is one of {', '.join(self._possible_proofs)}")
         return self
+
+    @property
+    def wanted_proof(self) -> Proof:
+        """What has to show that a result arrived; by STOW-RS it is read back unless the file says otherwise."""
+        return self.proof or ("none" if self.stow_url is None else "read_back")
+
+    @property
+    def _possible_proofs(self) -> tuple[Proof, ...]:
+        if self.webhook_url is not None:
+            return ("none",)
+        return ("none", "find", "commitment") if self.stow_url is None else ("none", "read_back")
+
+    def takes(self, kind: Kind) -> bool:
+        """JSON goes to webhooks, and nothing else does."""
+        return (kind == "json") == (self.webhook_url is not None)
 
 
 class Result(Table):
@@ -90,7 +115,13 @@ class Rules(Table):
         for rule in self.rule:
             if unknown := {result.destination for result in rule.results} - known:
                 raise ValueError(f"rule {rule.name}: there is no destination {', '.join(sorted(unknown))}")
+            if not all(self._fits(result) for result in rule.results):
+                raise ValueError(f"rule {rule.name}: kind json goes to a webhook, and no other kind does")
         return self
+
+    def _fits(self, result: Result) -> bool:
+        destination = self.destination_named(result.destination)
+        return destination is not None and all(destination.takes(kind) for kind in result.kinds)
 
     def named(self, name: str | None) -> Rule | None:
         return next((rule for rule in self.rule if rule.name == name), None)

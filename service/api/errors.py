@@ -88,6 +88,7 @@ OFFLINE: dict[str, str] = {
     "unusable_rules": "The rules file cannot be read, or says something that is not understood",
     "unusable_peers": "The list of DICOM peers cannot be read",
     "delivery_failed": "The destination did not take the result",
+    "not_proven": "The destination took the result, but then did not show that it has it",
     "unknown_destination": "The rules no longer name the destination of a planned result",
     "unknown_delivery": "No delivered or given up result has this id",
     "unknown_study": "No film of this study was received",

@@ -89,12 +89,19 @@ def settle_delivery(session: Session, delivery_id: str, **values: object) -> Non
     session.execute(statement.values(**values))
 
 
+def delivery_of_transaction(session: Session, transaction_uid: str) -> DeliveryRow | None:
+    """The delivery whose storage commitment was asked for under this UID and is still awaited."""
+    statement = select(DeliveryRow).where(DeliveryRow.transaction_uid == transaction_uid, DeliveryRow.state == PENDING)
+    return session.scalar(statement.with_for_update())
+
+
 def resend(session: Session, delivery_id: str, now: datetime) -> bool:
     """Make a dead or delivered one due again, with all its attempts."""
     row = session.get(DeliveryRow, delivery_id)
     if row is None or row.state not in (DEAD, DELIVERED):
         return False
     row.state, row.attempts, row.due_at, row.error_code = PENDING, 0, now, None
+    row.proof = row.transaction_uid = None
     return True
 
 

@@ -247,10 +247,17 @@ class CursorRow(Tables):
 
 
 class DeliveryRow(Tables):
-    """One result that has to reach one destination: the outbox. The object itself is made when it is sent."""
+    """One result that has to reach one destination: the outbox. The object itself is made when it is sent.
+
+    One whose commitment is awaited is pending and due again when the waiting ends.
+    """
 
     __tablename__ = "deliveries"
-    __table_args__ = (UniqueConstraint("job_id", "destination", "kind"), Index(None, "state", "due_at"))
+    __table_args__ = (
+        UniqueConstraint("job_id", "destination", "kind"),
+        Index(None, "state", "due_at"),
+        Index(None, "transaction_uid"),
+    )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
@@ -262,6 +269,24 @@ class DeliveryRow(Tables):
     error_code: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime]
     delivered_at: Mapped[datetime | None]
+    proof: Mapped[str | None] = mapped_column(String(16))  # how its arrival was shown; None: it was only accepted
+    transaction_uid: Mapped[str | None] = mapped_column(String(64))  # of the storage commitment asked for last
+
+
+class ComparisonRow(Tables):
+    """What a deployed classifier said about a film, and where that lies furthest from the audited file's answer."""
+
+    __tablename__ = "comparisons"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64), primary_key=True)  # of the probabilities
+    probabilities: Mapped[dict[str, Any]]
+    actor: Mapped[str] = mapped_column(String(80))
+    received_at: Mapped[datetime]
+    label: Mapped[str | None] = mapped_column(String(64))  # this and the rest: None until the audit is done
+    deployed: Mapped[float | None]
+    audited: Mapped[float | None]
+    tolerance: Mapped[float | None]
 
 
 class ReviewRow(Tables):

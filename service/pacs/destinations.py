@@ -1,9 +1,12 @@
 """Sending one object: by STOW-RS or by C-STORE."""
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.association import Association
 
@@ -29,6 +32,42 @@ def send(destination: Destination, result: Dataset, ae_title: str) -> None:
         _c_store(destination, result, ae_title)
 
 
+@contextmanager
+def http_client(destination: Destination) -> Iterator[httpx.Client]:
+    """With the destination's credentials; turns its faults into DeliveryFailed."""
+    try:
+        with httpx.Client(auth=_credentials(destination), timeout=TIMEOUT_SECONDS, trust_env=False) as client:
+            yield client
+    except (httpx.HTTPError, OSError):
+        raise DeliveryFailed("the destination cannot be reached") from None
+
+
+@contextmanager
+def associated(destination: Destination, ae_title: str, sop_class: UID, *syntaxes: UID) -> Iterator[Association]:
+    """An association for one SOP class. Raises DeliveryFailed where the destination grants none."""
+    application = AE(ae_title)
+    application.acse_timeout = application.dimse_timeout = application.network_timeout = TIMEOUT_SECONDS
+    application.connection_timeout = TIMEOUT_SECONDS
+    application.add_requested_context(sop_class, list(syntaxes) or None)
+    association = application.associate(destination.host, destination.port, ae_title=destination.ae_title or "")
+    try:
+        if not association.is_established:
+            raise DeliveryFailed("the destination does not associate")
+        yield association
+    except ValueError:
+        raise DeliveryFailed("the destination does not take this kind of object") from None
+    finally:
+        association.release()
+        close(association)
+
+
+def close(association: Association) -> None:
+    """pynetdicom leaves the socket open where the other end was quicker to hang up."""
+    connection = association.dul.socket.socket if association.dul.socket else None
+    if connection is not None:
+        connection.close()
+
+
 def _stow(destination: Destination, url: str, result: Dataset) -> None:
     boundary = secrets.token_hex(16)
     head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
@@ -37,11 +76,8 @@ def _stow(destination: Destination, url: str, result: Dataset) -> None:
         "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
         "Accept": "application/dicom+json",
     }
-    try:
-        with httpx.Client(auth=_credentials(destination), timeout=TIMEOUT_SECONDS, trust_env=False) as client:
-            answer = client.post(url, content=body, headers=headers)
-    except (httpx.HTTPError, OSError):
-        raise DeliveryFailed("the destination cannot be reached") from None
+    with http_client(destination) as client:
+        answer = client.post(url, content=body, headers=headers)
     if answer.status_code != httpx.codes.OK:
         raise DeliveryFailed(f"the destination answered {answer.status_code}")
 
@@ -54,26 +90,7 @@ def _credentials(destination: Destination) -> httpx.BasicAuth | None:
 
 
 def _c_store(destination: Destination, result: Dataset, ae_title: str) -> None:
-    application = AE(ae_title)
-    application.acse_timeout = application.dimse_timeout = application.network_timeout = TIMEOUT_SECONDS
-    application.connection_timeout = TIMEOUT_SECONDS
-    application.add_requested_context(result.SOPClassUID, result.file_meta.TransferSyntaxUID)
-    association = application.associate(destination.host, destination.port, ae_title=destination.ae_title or "")
-    try:
-        if not association.is_established:
-            raise DeliveryFailed("the destination does not associate")
+    with associated(destination, ae_title, result.SOPClassUID, result.file_meta.TransferSyntaxUID) as association:
         status = association.send_c_store(result).get("Status")
-    except ValueError:
-        raise DeliveryFailed("the destination does not take this kind of object") from None
-    finally:
-        association.release()
-        close(association)
     if status != SUCCESS and status not in WARNINGS:
         raise DeliveryFailed("the destination refused the object")
-
-
-def close(association: Association) -> None:
-    """pynetdicom leaves the socket open where the other end was quicker to hang up."""
-    connection = association.dul.socket.socket if association.dul.socket else None
-    if connection is not None:
-        connection.close()

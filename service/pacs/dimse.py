@@ -19,7 +19,10 @@ import structlog
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made when it is imported
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when they are imported
+    StorageCommitmentPushModel,
+    Verification,
+)
 from pynetdicom.transport import ThreadedAssociationServer
 from sqlalchemy.exc import DBAPIError
 
@@ -30,6 +33,7 @@ from service.pacs.acceptance import Acceptance
 from service.pacs.identity import Sender
 from service.pacs.instance import FILM_CLASSES, Instance
 from service.pacs.peers import Peer, may_associate, may_connect
+from service.pacs.proof import on_report
 
 # Statuses of C-STORE: PS3.4 annex B.2.3, PS3.7 annex C.
 SUCCESS = 0x0000
@@ -138,6 +142,7 @@ def serving(port: Port, acceptance: Acceptance, shutdown_seconds: float) -> Iter
         (evt.EVT_REQUESTED, on_requested, [port.peers]),
         (evt.EVT_C_ECHO, on_echo),
         (evt.EVT_C_STORE, on_store, [acceptance]),
+        (evt.EVT_N_EVENT_REPORT, on_report, [acceptance.database]),
         (evt.EVT_DATA_RECV, cap.on_data),
         (evt.EVT_DIMSE_RECV, cap.on_message),
     ]
@@ -238,6 +243,7 @@ def _application(port: Port) -> AE:
     application.maximum_associations = port.max_associations
     application.maximum_pdu_size = MAX_PDU_BYTES
     application.add_supported_context(Verification)
+    application.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)  # archives' reports
     for sop_class in FILM_CLASSES:
         application.add_supported_context(sop_class, [*sorted(NATIVE), *sorted(DECODERS)])
     return application

@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 
 import numpy as np
 import structlog
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -19,14 +21,16 @@ from service.db.pacs_queries import DEAD, DELIVERED, PENDING
 from service.db.session import Database, Unit, utc_now
 from service.db.tables import AuditRow, DeliveryRow, JobRow
 from service.pacs.destinations import send
-from service.pacs.report import findings_of, read_source, secondary_capture, structured_report
-from service.rules import Rules
+from service.pacs.proof import ACTOR, NotProven, find, read_back, request_commitment
+from service.pacs.report import findings_of, presentation_state, read_source, secondary_capture, structured_report
+from service.pacs.webhook import payload, post
+from service.rules import Destination, Proof, Rules
 from service.storage import NotStored, Storage
 
-ACTOR = "outbox"
 MAX_ATTEMPTS = 12  # over some three hours
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=10), timedelta(hours=1)
 CLAIM = timedelta(minutes=5)  # a sender that is killed loses its claim after this
+COMMITMENT_WAIT = timedelta(minutes=10)  # then the result is sent again
 POLL_SECONDS = 1.0
 OVERLAY_PX = 1024
 log = structlog.get_logger()
@@ -94,48 +98,84 @@ class Outbox:
                 stop.wait(POLL_SECONDS)
 
     def _attempt(self, row: DeliveryRow) -> None:
+        if row.attempts > MAX_ATTEMPTS:  # none of them came to an end: killed, or their commitment never reported
+            self._give_up(row, row.error_code or NotProven.code)
+            return
         try:
-            self._send(row)
+            destination = self._rules.destination_named(row.destination)
+            if destination is None:
+                raise UnknownDestination("the rules no longer name the destination")
+            proof = self._send(row, destination)
         except TriggerscopeError as error:
             self._failed(row, error)
         except (ValueError, TypeError, AttributeError, KeyError) as error:  # a film too odd to make a result of
             log.error("outbox.unusable_film", error=type(error).__name__)
             self._give_up(row, "unusable_result")
         else:
-            self._settle(row, "result.delivered", state=DELIVERED, delivered_at=utc_now(), error_code=None)
+            if proof != "commitment":
+                self._delivered(row, None if proof == "none" else proof)
 
-    def _send(self, row: DeliveryRow) -> None:
-        destination = self._rules.destination_named(row.destination)
-        if destination is None:
-            raise UnknownDestination("the rules no longer name the destination")
+    def _send(self, row: DeliveryRow, destination: Destination) -> Proof:
+        """Send it, and show that it arrived; a commitment is only asked for here, and reported later."""
         with self._database.read() as session:
             job = pacs_queries.audited_job(session, row.job_id)
             if job is None or job.audit is None:
                 raise LookupError("a delivery belongs to an audit")
-            source = read_source(self._storage.original(job.film_sha256))
-            findings = findings_of(job.audit)
-            if row.kind == "sr":
-                result = structured_report(source, findings)
-            else:
-                result = secondary_capture(source, findings, _picture(session, self._storage, job.audit))
+            if row.kind == "json":
+                post(destination, row.id, payload(job, job.audit))
+                return "none"
+            result = self._object(session, row.kind, job.film_sha256, job.audit)
         send(destination, result, self._ae_title)
+        if destination.wanted_proof == "read_back":
+            read_back(destination, result)
+        elif destination.wanted_proof == "find":
+            find(destination, result, self._ae_title)
+        elif destination.wanted_proof == "commitment":
+            self._ask_for_commitment(row, destination, result)
+        return destination.wanted_proof
+
+    def _object(self, session: Session, kind: str, film_sha256: str, audit: AuditRow) -> Dataset:
+        source, findings = read_source(self._storage.original(film_sha256)), findings_of(audit)
+        if kind == "sc":
+            return secondary_capture(source, findings, _picture(session, self._storage, audit))
+        return {"sr": structured_report, "gsps": presentation_state}[kind](source, findings)
+
+    def _ask_for_commitment(self, row: DeliveryRow, destination: Destination, result: Dataset) -> None:
+        """The transaction is kept before it is asked for: the report may come at once, and to another process."""
+        transaction_uid = str(generate_uid(prefix=None))
+        due_at = utc_now() + max(COMMITMENT_WAIT, _pause(row.attempts))
+        with self._database.write() as unit:
+            pacs_queries.settle_delivery(
+                unit.session, row.id, transaction_uid=transaction_uid, due_at=due_at, error_code="commitment_awaited"
+            )
+        request_commitment(destination, result, self._ae_title, transaction_uid)
+        log.info("outbox.commitment_awaited", delivery=row.id)
 
     def _failed(self, row: DeliveryRow, error: TriggerscopeError) -> None:
         if isinstance(error, NotStored) or row.attempts >= MAX_ATTEMPTS:
             self._give_up(row, error.code)
             return
-        due_at = utc_now() + min(FIRST_PAUSE * 2 ** (row.attempts - 1), LONGEST_PAUSE)
         log.warning("outbox.attempt_failed", delivery=row.id, attempt=row.attempts, code=error.code)
         with self._database.write() as unit:
-            pacs_queries.settle_delivery(unit.session, row.id, due_at=due_at, error_code=error.code)
+            pacs_queries.settle_delivery(
+                unit.session, row.id, due_at=utc_now() + _pause(row.attempts), error_code=error.code
+            )
+
+    def _delivered(self, row: DeliveryRow, proof: str | None) -> None:
+        with self._database.write() as unit:
+            pacs_queries.settle_delivery(
+                unit.session, row.id, state=DELIVERED, delivered_at=utc_now(), error_code=None, proof=proof
+            )
+            self._record(unit, row, "result.delivered", proof=proof)
 
     def _give_up(self, row: DeliveryRow, code: str) -> None:
-        self._settle(row, "result.given_up", state=DEAD, error_code=code)
-
-    def _settle(self, row: DeliveryRow, event: str, **values: object) -> None:
         with self._database.write() as unit:
-            pacs_queries.settle_delivery(unit.session, row.id, **values)
-            unit.record(event, row.job_id, ACTOR, result=row.kind, destination=row.destination, attempts=row.attempts)
+            pacs_queries.settle_delivery(unit.session, row.id, state=DEAD, error_code=code)
+            self._record(unit, row, "result.given_up", code=code)
+
+    def _record(self, unit: Unit, row: DeliveryRow, event: str, **more: str | None) -> None:
+        said: dict[str, object] = {"result": row.kind, "destination": row.destination, "attempts": row.attempts}
+        unit.record(event, row.job_id, ACTOR, **said, **more)
         log.info(event, audit=row.job_id, kind=row.kind, destination=row.destination)
 
 
@@ -159,7 +199,13 @@ def _planned(job_id: str, destination: str, kind: str, now: datetime) -> Deliver
         error_code=None,
         created_at=now,
         delivered_at=None,
+        proof=None,
+        transaction_uid=None,
     )
+
+
+def _pause(attempts: int) -> timedelta:
+    return min(FIRST_PAUSE * float(2 ** (attempts - 1)), LONGEST_PAUSE)
 
 
 def _picture(session: Session, storage: Storage, row: AuditRow) -> bytes:

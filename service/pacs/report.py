@@ -1,4 +1,4 @@
-"""What goes back into the study: a structured report of the verdict, and a picture of the overlay.
+"""What goes back into the study: a structured report of the verdict, a picture of the overlay, and a box on the film.
 
 UIDs follow from film, classifier and policy, so that sending a result twice makes one object. The private coding
 scheme 99TRIGSC is published in docs/pacs.md: no standard scheme has words for backdoors.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import highdicom
 import numpy as np
 import pydicom
-from highdicom import sr
+from highdicom import PresentationLUTTransformation, pr, sr
 from highdicom.sr.coding import CodedConcept
 from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
@@ -24,7 +24,7 @@ from service.db.tables import AuditRow
 SCHEME = "99TRIGSC"
 MANUFACTURER = "Triggerscope"
 DESCRIPTION = "Backdoor audit, not for diagnosis"
-SERIES_NUMBERS = {"sr": 9901, "sc": 9902}
+SERIES_NUMBERS = {"sr": 9901, "sc": 9902, "gsps": 9903}
 AUDIT = CodedConcept("TS001", SCHEME, "Backdoor audit of an image classifier")
 VERDICT = CodedConcept("TS002", SCHEME, "Verdict of the backdoor audit")
 SCORE = CodedConcept("TS003", SCHEME, "Backdoor score")
@@ -124,9 +124,36 @@ def secondary_capture(source: Dataset, findings: Findings, overlay_png: bytes) -
     picture.SeriesDescription = DESCRIPTION
     picture.BurnedInAnnotation = "YES"
     picture["PixelData"].is_undefined_length = True  # as encapsulated data are, also where pydicom writes no file
-    if "BodyPartExamined" in source:
-        picture.BodyPartExamined = source.BodyPartExamined
+    _copy_body_part(source, picture)
     return picture
+
+
+def presentation_state(source: Dataset, findings: Findings) -> Dataset:
+    """A grayscale softcopy presentation state: the film as it is, the region as a box, and the verdict beside it."""
+    layer = pr.GraphicLayer("BACKDOOR_AUDIT", order=1, description=DESCRIPTION)
+    x, y = findings.region[:2] if findings.region else (0, 0)
+    text = pr.TextObject(_caption(findings), "PIXEL", anchor_point=(float(x), float(y)), anchor_point_visible=False)
+    box = [pr.GraphicObject("POLYLINE", _outline(findings.region), "PIXEL")] if findings.region else None
+    is_negative = source.PhotometricInterpretation == "MONOCHROME1"
+    state = pr.GrayscaleSoftcopyPresentationState(
+        referenced_images=[source],
+        series_instance_uid=result_uid(source.SOPInstanceUID, findings, "gsps", "series"),
+        series_number=SERIES_NUMBERS["gsps"],
+        sop_instance_uid=result_uid(source.SOPInstanceUID, findings, "gsps", "instance"),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=MANUFACTURER,
+        software_versions=__version__,
+        device_serial_number="none",
+        content_label="BACKDOOR_AUDIT",
+        content_description=DESCRIPTION,
+        graphic_annotations=[pr.GraphicAnnotation([source], layer, graphic_objects=box, text_objects=[text])],
+        graphic_layers=[layer],
+        presentation_lut_transformation=PresentationLUTTransformation("INVERSE" if is_negative else "IDENTITY"),
+    )
+    state.SeriesDescription = DESCRIPTION
+    _copy_body_part(source, state)
+    return state
 
 
 def captioned(overlay_png: bytes, findings: Findings) -> np.ndarray:
@@ -134,10 +161,13 @@ def captioned(overlay_png: bytes, findings: Findings) -> np.ndarray:
     overlay = Image.open(io.BytesIO(overlay_png)).convert("RGB")
     picture = Image.new("RGB", (overlay.width, overlay.height + CAPTION_PX))
     picture.paste(overlay, (0, CAPTION_PX))
-    rank = "" if findings.p_value is None else f", p = {findings.p_value:.4f}"
-    text = f"{findings.verdict}{rank}, {findings.classifier_name}: {DESCRIPTION}"
-    ImageDraw.Draw(picture).text((3, 2), text, fill="white")
+    ImageDraw.Draw(picture).text((3, 2), _caption(findings), fill="white")
     return np.asarray(picture)
+
+
+def _caption(findings: Findings) -> str:
+    rank = "" if findings.p_value is None else f", p = {findings.p_value:.4f}"
+    return f"{findings.verdict}{rank}, {findings.classifier_name}: {DESCRIPTION}"
 
 
 def file_bytes(dataset: Dataset) -> bytes:
@@ -190,11 +220,21 @@ def _measurements(
 
 
 def _region(source: Dataset, region: tuple[int, int, int, int]) -> sr.ImageRegion:
+    image = sr.SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID)
+    return sr.ImageRegion("POLYLINE", _outline(region), image)
+
+
+def _outline(region: tuple[int, int, int, int]) -> np.ndarray:
     """The box as a closed line between pixel corners; (0, 0) is the upper left corner of the upper left pixel."""
     x, y, width, height = region
     corners = [(x, y), (x + width, y), (x + width, y + height), (x, y + height), (x, y)]
-    image = sr.SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID)
-    return sr.ImageRegion("POLYLINE", np.asarray(corners, dtype=np.float64), image)
+    return np.asarray(corners, dtype=np.float64)
+
+
+def _copy_body_part(source: Dataset, result: Dataset) -> None:
+    """Without it a laterality would be asked for."""
+    if "BodyPartExamined" in source:
+        result.BodyPartExamined = source.BodyPartExamined
 
 
 def _orientation(source: Dataset) -> tuple[str, str]:

@@ -66,7 +66,10 @@ def test_the_explanation_says_why(tmp_path: Path) -> None:
         ('[[rule]]\nname = "a"\nwhat = 1', "rule.0.what"),
         ('[[rule]]\nname = "a"\n[[rule]]\nname = "a"', "same name"),
         ('[[rule]]\nname = "a"\nresults = [{destination = "b"}]', "no destination b"),
-        ('[[destination]]\nname = "a"\nhost = "h"', "either stow_url"),
+        ('[[destination]]\nname = "a"\nhost = "h"', "one of stow_url"),
+        ('[[destination]]\nname = "a"\nwebhook_url = "https://h"', "needs secret_file"),
+        ('[[destination]]\nname = "a"\nstow_url = "http://h"\nproof = "find"', "proof is one of none, read_back"),
+        (TEXT.replace('"sc"', '"json"'), "kind json goes to a webhook"),
     ],
 )
 def test_a_file_that_is_not_understood_is_refused_as_a_whole(tmp_path: Path, text: str, message: str) -> None:

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pydicom
 from pydicom.dataset import Dataset
 
+from tests.conftest import REPOSITORY
 from tests.dicom_files import dicom_bytes
 
 SIDE = 96
@@ -19,6 +21,17 @@ def film(number: int, *, study: str = STUDY, side: int = SIDE, **changes: Any) -
     An element that is None is left out.
     """
     pixels = np.random.default_rng(number).integers(0, 4096, (side, side), dtype=np.uint16)
+    return film_of(pixels, number, study, **changes)
+
+
+def phantom(name: str, number: int, *, study: str = STUDY, photometric: str = "MONOCHROME2", **changes: Any) -> bytes:
+    """A shipped example in another encoding; it looks the same in either photometric interpretation."""
+    pixels = pydicom.dcmread(REPOSITORY / "models" / "examples" / f"{name}-monochrome2.dcm").pixel_array
+    stored = pixels if photometric == "MONOCHROME2" else 4095 - pixels
+    return film_of(stored, number, study, photometric=photometric, **changes)
+
+
+def film_of(pixels: np.ndarray, number: int, study: str, **changes: Any) -> bytes:
     encoding = {name: changes.pop(name) for name in ENCODING if name in changes}
     return dicom_bytes(pixels, bits=12, change=_identify(number, study, changes), **encoding)
 

@@ -19,6 +19,7 @@ from service.pacs.report import (
     VERDICTS,
     Findings,
     file_bytes,
+    presentation_state,
     read_source,
     result_uid,
     secondary_capture,
@@ -40,14 +41,14 @@ def overlay() -> bytes:
 
 
 def made(kind: str, source: Dataset, findings: Findings) -> Dataset:
-    if kind == "sr":
-        return structured_report(source, findings)
-    return secondary_capture(source, findings, overlay())
+    if kind == "sc":
+        return secondary_capture(source, findings, overlay())
+    return (structured_report if kind == "sr" else presentation_state)(source, findings)
 
 
 @pytest.mark.parametrize("modality", ["DX", "CR"])
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-@pytest.mark.parametrize("kind", ["sr", "sc"])
+@pytest.mark.parametrize("kind", ["sr", "sc", "gsps"])
 @pytest.mark.parametrize("findings", [SUSPICIOUS, UNREMARKABLE])
 def test_dciodvfy_finds_no_errors(
     tmp_path: Path, kind: str, modality: str, photometric: str, findings: Findings
