@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
+from sqlalchemy.orm import Session
 
 from service.audit.errors import TriggerscopeError
 from service.db import account_queries
@@ -71,6 +72,12 @@ def set_password(database: Database, name: str, password: str, actor: str) -> No
         _find(unit, name).password_hash = password_hash
         account_queries.end_logins_of(unit.session, name)
         unit.record("account.password_set", name, actor)
+
+
+def reviewers(session: Session) -> list[str]:
+    """Actors of the people who may decide about findings."""
+    roles = [role for role, scopes in ROLES.items() if "audits:review" in scopes]
+    return [f"account:{name}" for name in account_queries.active_names(session, roles)]
 
 
 def matches(row: AccountRow, password: str) -> bool:

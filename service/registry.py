@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from service.audit.calibration import Policy, read_policy
 from service.audit.classifier import Classifier
 from service.audit.errors import ClassifierError, PolicyError, TriggerscopeError
+from service.audit.preprocessing import Preprocessing
 from service.db import queries
 from service.db.session import Database, Unit, utc_now
 from service.db.tables import NO_POLICY, ActivationRow, ClassifierRow, PolicyRow
@@ -62,6 +63,14 @@ def policy_slot(classifier_sha256: str) -> str:
 def in_force(session: Session, slot: str) -> str | None:
     row = queries.activation_in_force(session, slot)
     return row.target if row else None
+
+
+def preprocessing(session: Session, classifier_sha256: str) -> Preprocessing:
+    """How films become the input of a registered classifier, without loading it."""
+    row = queries.classifier(session, classifier_sha256)
+    if row is None:
+        raise LookupError("an audit names a classifier that is not registered")
+    return Preprocessing(**row.card["preprocessing"])
 
 
 def policy_files(models_dir: Path) -> list[Path]:

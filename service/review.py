@@ -1,11 +1,12 @@
 """What people decide about an audit: open -> confirmed or dismissed, by one reader or two; every change is an event."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
+from service import accounts
 from service.audit.errors import TriggerscopeError
 from service.db import queries, review_queries
 from service.db.session import Database, Unit, utc_now
@@ -22,6 +23,7 @@ STATES: dict[str, str] = {
 }
 OUTCOMES: dict[str, State] = {"confirm": "confirmed", "dismiss": "dismissed"}
 PRIORITIES = {"suspicious": 2, "indeterminate": 1, "unremarkable": 0}
+WATCHED = 3  # what a hit on the watch list adds to the priority: such films come first, whatever their verdict
 GRID = 8  # regions whose centres share a cell of this grid over the film count as alike
 
 
@@ -29,6 +31,12 @@ class SameReader(TriggerscopeError):
     """The second of two readers has to be somebody else."""
 
     code = "same_reader"
+
+
+class UnsuitableReader(TriggerscopeError):
+    """Audits are given to people who may decide about them."""
+
+    code = "unsuitable_reader"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,29 +70,59 @@ def advance(review: Review, decision: Decision, actor: str, at: datetime, reader
         raise SameReader("somebody else has to sign this one")
     if review.proposal is not None and review.proposal != outcome:
         return Review("open")
-    if readers == 2 and review.proposal is None and review.state != "second_reader":
+    if readers == 2 and review.proposal is None:
         return Review("second_reader", outcome, actor)
     return replace(review, state=outcome, proposal=None, decided_by=actor, decided_at=at)
 
 
-def record(database: Database, ids: Sequence[str], step: Step, readers: int) -> int:
-    """Apply one step to audits, all or none; returns how many there were."""
+Follow = Callable[[Unit, ReviewRow, str], None]
+
+
+def nothing_follows(_unit: Unit, _row: ReviewRow, _actor: str) -> None:
+    """A decision stays with its audit."""
+
+
+def record(database: Database, ids: Sequence[str], step: Step, readers: int, follow: Follow = nothing_follows) -> int:
+    """Apply one step to audits, all or none; returns how many there were. `follow` is told of each decision."""
     with database.write() as unit:
         rows = review_queries.reviews_for_update(unit.session, ids)
         for row in rows:
             _apply(unit, row, step, readers)
+            if step.decision is not None:
+                follow(unit, row, step.actor)
+        return len(rows)
+
+
+def assign(database: Database, ids: Sequence[str], assignee: str | None, comment: str, actor: str) -> int:
+    """Give audits to a reader, or to nobody; returns how many there were. Raises UnsuitableReader."""
+    with database.write() as unit:
+        if assignee not in (None, actor) and assignee not in accounts.reviewers(unit.session):
+            raise UnsuitableReader("there is nobody of this name who may review")
+        rows = review_queries.reviews_for_update(unit.session, ids)
+        for row in rows:
+            row.assignee = assignee
+            unit.record("review.assign", row.id, actor, state=row.state, assignee=assignee, comment=comment)
         return len(rows)
 
 
 def _apply(unit: Unit, row: ReviewRow, step: Step, readers: int) -> None:
-    if step.decision is not None:
-        after = advance(_of(row), step.decision, step.actor, utc_now(), readers)
-        row.state, row.proposal, row.first_reader = after.state, after.proposal, after.first_reader
-        row.decided_by, row.decided_at = after.decided_by, after.decided_at
-        kind = f"review.{step.decision}"
-    else:
-        kind = "review.comment"
-    unit.record(kind, row.id, step.actor, state=row.state, comment=step.comment)
+    if step.decision is None:
+        unit.record("review.comment", row.id, step.actor, state=row.state, comment=step.comment)
+        return
+    after = advance(_of(row), step.decision, step.actor, utc_now(), readers)
+    row.state, row.proposal, row.first_reader = after.state, after.proposal, after.first_reader
+    row.decided_by, row.decided_at = after.decided_by, after.decided_at
+    if row.state == "second_reader" and row.assignee == step.actor:
+        row.assignee = None  # it is for somebody else now
+    unit.record(
+        f"review.{step.decision}",
+        row.id,
+        step.actor,
+        state=row.state,
+        proposal=row.proposal,
+        assignee=row.assignee,
+        comment=step.comment,
+    )
 
 
 def _of(row: ReviewRow) -> Review:
@@ -93,14 +131,15 @@ def _of(row: ReviewRow) -> Review:
 
 def new_review(job: JobRow, audit: AuditRow, film: FilmRow | None) -> ReviewRow:
     """The row that puts a fresh audit on the desk."""
+    hit = audit.watch_hit
     return ReviewRow(
         id=audit.id,
-        state="unflagged" if audit.verdict == "unremarkable" else "open",
-        priority=PRIORITIES[audit.verdict],
+        state="unflagged" if audit.verdict == "unremarkable" and not hit else "open",
+        priority=PRIORITIES[audit.verdict] + (WATCHED if hit else 0),
         received_at=audit.received_at,
         classifier_name=audit.classifier_name,
         source=job.source,
-        group_key=group_key(audit, film) if film else None,
+        group_key=(group_key(audit, film) if film else None) or (hit["group"] if hit else None),
     )
 
 
@@ -114,7 +153,10 @@ def group_key(audit: AuditRow, film: FilmRow) -> str | None:
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
-def open_review(unit: Unit, job: JobRow, audit: AuditRow) -> None:
+def open_review(unit: Unit, job: JobRow, audit: AuditRow, actor: str) -> None:
     """Called in the transaction that records the audit."""
     unit.session.flush()
-    unit.session.add(new_review(job, audit, queries.film(unit.session, job.film_sha256)))
+    row = new_review(job, audit, queries.film(unit.session, job.film_sha256))
+    unit.session.add(row)
+    if audit.watch_hit:
+        unit.record("review.watch_hit", audit.id, actor, state=row.state, **audit.watch_hit)

@@ -12,7 +12,7 @@ from datetime import timedelta
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from service import __version__
+from service import __version__, watch_list
 from service.audit import pipeline
 from service.audit.errors import DecodeFailed, RadiographError, TriggerscopeError
 from service.audit.radiograph import Radiograph
@@ -25,6 +25,7 @@ from service.intake import DecodedFilms, decode_timed
 from service.registry import Registry
 from service.review import open_review
 from service.storage import Storage
+from service.watch_list import Hit
 
 ACTOR = "worker"
 ORPHAN_SECONDS = 3600.0
@@ -142,23 +143,26 @@ class Worker:
     def _work(self, job: JobRow) -> Outcome | None:
         if job.attempts > self._pace.max_attempts:  # its worker was killed again and again
             raise AttemptsExhausted("the job's worker died too often")
-        radiograph, audit = self._audit(job)
+        radiograph, audit, hit = self._audit(job)
+        if hit:
+            audit = replace(audit, reasons=(hit.words, *audit.reasons))
         if job.rule == NO_RULE:
             audit = replace(audit, reasons=("no routing rule fits this film", *audit.reasons))
         self._storage.put_pixels(radiograph.pixels_sha256, radiograph.pixels)
         self._storage.put_maps(job.id, audit.maps)
-        return self._record(job, audit, radiograph)
+        return self._record(job, audit, radiograph, hit)
 
-    def _audit(self, job: JobRow) -> tuple[Radiograph, Audit]:
+    def _audit(self, job: JobRow) -> tuple[Radiograph, Audit, Hit | None]:
         classifier = self._registry.classifier(job.classifier_sha256)
         policy = self._registry.policy(job.policy_sha256)
         decoded = self._decoded.take(job.film_sha256) or decode_timed(
             self._decode, self._storage.original(job.film_sha256)
         )
+        hit = watch_list.check(self._database, decoded.radiograph, classifier)
         audit = pipeline.audit_radiograph(decoded.radiograph, classifier, policy, decode_ms=decoded.decode_ms)
-        return decoded.radiograph, audit
+        return decoded.radiograph, audit, hit
 
-    def _record(self, job: JobRow, audit: Audit, film: Radiograph) -> Outcome | None:
+    def _record(self, job: JobRow, audit: Audit, film: Radiograph, hit: Hit | None) -> Outcome | None:
         """None when the lease went to another worker meanwhile: its verdict counts, not this one."""
         with self._database.write() as unit:
             if not queries.finish_job(unit.session, job.id, self.owner):
@@ -166,10 +170,10 @@ class Worker:
             queries.describe_film(
                 unit.session, film.sha256, film.pixels_sha256, film.width, film.height, film.attributes
             )
-            row = audit_row(job, audit)
+            row = audit_row(job, audit, hit)
             unit.session.add(row)
             self._deliveries(unit, job)
-            open_review(unit, job, row)
+            open_review(unit, job, row, ACTOR)
             unit.record("audit.completed", job.id, ACTOR, verdict=audit.verdict, record_sha256=record_hash(row))
         log.info("audit.completed", audit=job.id, verdict=audit.verdict)
         return Outcome(job.id, job.classifier_name, verdict=audit.verdict, timings_ms=dict(audit.timings_ms))
@@ -222,7 +226,7 @@ def sweep(database: Database, storage: Storage) -> None:
         pacs_queries.forget_expired_identities(unit.session, now)
 
 
-def audit_row(job: JobRow, audit: Audit) -> AuditRow:
+def audit_row(job: JobRow, audit: Audit, hit: Hit | None) -> AuditRow:
     return AuditRow(
         id=job.id,
         film_sha256=job.film_sha256,
@@ -244,6 +248,7 @@ def audit_row(job: JobRow, audit: Audit) -> AuditRow:
         code_version=__version__,
         received_at=job.received_at,
         completed_at=utc_now(),
+        watch_hit=hit.record() if hit else None,
     )
 
 

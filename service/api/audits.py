@@ -29,6 +29,7 @@ from service.api.schemas import (
     SaliencyMap,
     State,
     Verdict,
+    WatchHit,
 )
 from service.api.upload import MULTIPART, RAW_TYPES, read_film, upload_slot
 from service.audit import overlay
@@ -38,6 +39,7 @@ from service.db.queries import AuditFilters, Position
 from service.db.tables import AuditRow, JobRow
 from service.explainer import ChangeName, Maps
 from service.intake import Submission
+from service.registry import preprocessing
 from service.resources import Resources
 
 POLL_SECONDS = 0.5  # how soon a verdict of a separate worker is noticed
@@ -165,7 +167,7 @@ def get_map(
     maps = _maps(held, row, label)
     if map_name not in maps:
         raise RequestError("map_not_found", f"maps: {', '.join(sorted(maps))}")
-    box = core.crop_box(job.film.width, job.film.height, _preprocessing(session, row).crop)
+    box = core.crop_box(job.film.width, job.film.height, preprocessing(session, row.classifier_sha256).crop)
     return SaliencyMap(
         name=map_name, label=label or row.explained_label, values=maps[map_name].tolist(), covers=Region(**asdict(box))
     )
@@ -219,20 +221,15 @@ def draw(
         raise RequestError("map_not_found", f"maps: {', '.join(sorted(maps))}")
     pixels = held.storage.grey_pixels(row.pixels_sha256).astype(np.float32) / 255.0
     region = core.Region(**row.region) if row.region else None
-    return overlay.render(pixels, maps[name], region, _preprocessing(session, row), opacity=opacity, longest_px=size)
+    return overlay.render(
+        pixels, maps[name], region, preprocessing(session, row.classifier_sha256), opacity=opacity, longest_px=size
+    )
 
 
 def _maps(held: Resources, row: AuditRow, label: str | None) -> Maps:
     if label is not None and label not in row.probabilities:
         raise RequestError("map_not_found", f"labels: {', '.join(sorted(row.probabilities))}")
     return held.explainer.maps(row, label or row.explained_label)
-
-
-def _preprocessing(session: Session, row: AuditRow) -> core.Preprocessing:
-    classifier = queries.classifier(session, row.classifier_sha256)
-    if classifier is None:
-        raise LookupError("an audit names a classifier that is not registered")
-    return core.Preprocessing(**classifier.card["preprocessing"])
 
 
 def find_job(session: Session, audit_id: str) -> JobRow:
@@ -283,10 +280,11 @@ def _findings(row: AuditRow | None) -> dict[str, Any]:
         "completed_at",
     )  # fmt: skip
     if row is None:
-        return dict.fromkeys((*names, "evidence", "region"))
+        return dict.fromkeys((*names, "evidence", "region", "watch_hit"))
     found = {name: getattr(row, name) for name in names}
     found["evidence"] = {name: Measurement(**value) for name, value in row.evidence.items()}
     found["region"] = Region(**row.region) if row.region else None
+    found["watch_hit"] = WatchHit(**row.watch_hit) if row.watch_hit else None
     return found
 
 

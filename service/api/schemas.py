@@ -33,6 +33,19 @@ class Measurement(Wire):
     p_value: float | None = Field(description="Rank among the calibration films; null without a policy.")
 
 
+class WatchHit(Wire):
+    """A confirmed trigger's patch that this film shows again. It leaves verdict, score and p-value as they are."""
+
+    entry: str = Field(description="Id on the watch list.")
+    group: str = Field(description="The group of like findings that was confirmed.")
+    sha256: str = Field(description="Of the patch's pixels.")
+    label: str = Field(description="What the patch moved where it was confirmed.")
+    region: Region
+    correlation: float = Field(description="With the patch, at its place; 1 is the same.")
+    probability: float | None = Field(description="Of the label on this film.")
+    probability_without: float | None = Field(description="The same with the region filled in.")
+
+
 class Film(Wire):
     pixels_sha256: str
     bytes: int
@@ -75,6 +88,7 @@ class AuditResource(Wire):
                     "explained_label": "Atelectasis",
                     "evidence": {"layercam_28_entropy": {"value": 0.41, "p_value": 0.0033}},
                     "region": {"x": 212, "y": 212, "width": 12, "height": 12},
+                    "watch_hit": None,
                     "reasons": ["The evidence for Atelectasis lies in 0.3 % of the film."],
                     "timings_ms": {"decode": 3.1, "explain": 9.8},
                     "code_version": "0.1.0",
@@ -105,6 +119,7 @@ class AuditResource(Wire):
     explained_label: str | None
     evidence: dict[str, Measurement] | None
     region: Region | None
+    watch_hit: WatchHit | None = Field(description="Null unless the film shows a patch of the watch list.")
     reasons: list[str] | None
     timings_ms: dict[str, float] | None
     code_version: str | None
@@ -175,6 +190,27 @@ class PolicyActivation(Wire):
 class InForce(Wire):
     name: str
     target: str | None = Field(description="The SHA-256 now in force; null when nothing is.")
+
+
+class WatchEntry(Wire):
+    """A patch of the watch list. region: in pixels of the model input."""
+
+    id: str
+    active: bool
+    audit: str = Field(description="The audit whose confirmation put it here.")
+    group: str
+    classifier: str
+    preprocessing_sha256: str
+    label: str
+    region: Region
+    sha256: str
+    added_at: datetime
+    actor: str
+    retired_at: datetime | None
+
+
+class WatchList(Wire):
+    items: list[WatchEntry]
 
 
 class Health(Wire):

@@ -64,15 +64,19 @@ def filled_in(film: FloatArray, region: Region) -> FloatArray:
 
 
 def filtered(film: FloatArray) -> FloatArray:
-    """The whole film, quantised to 8 bits, through a median filter along the columns and then along the rows.
+    """The whole film through `median_filtered`. (1, S, S) -> (1, S, S)."""
+    return median_filtered(film[0], max(3, round(FILTER_SHARE * film.shape[-1]) | 1))[None]
 
-    (1, S, S) -> (1, S, S). The separable median (Narendra 1981) removes what is narrower than half its side in either
-    direction, as the square one does, in a hundredth of the time.
+
+def median_filtered(pixels: FloatArray, side: int) -> FloatArray:
+    """Pixels (h, w), quantised to 8 bits, through a median filter along the columns and then along the rows.
+
+    The separable median (Narendra 1981) removes what is narrower than half its side in either direction, as the square
+    one does, in a hundredth of the time.
     """
-    side = max(3, round(FILTER_SHARE * film.shape[-1]) | 1)
-    grey = np.rint(film[0] * 255.0).astype(np.uint8)
+    grey = np.rint(pixels * 255.0).astype(np.uint8)
     smooth = _median_of_rows(_median_of_rows(grey, side).T, side).T
-    return (np.ascontiguousarray(smooth, dtype=np.float32) / 255.0)[None]
+    return np.ascontiguousarray(smooth, dtype=np.float32) / 255.0
 
 
 def _median_of_rows(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 Resampler = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 FloatArray = NDArray[np.float32]
+ROUNDING = 1e-6  # of a pixel; what division leaves behind
 
 _PILLOW_FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -106,3 +107,17 @@ def to_source(region: Region, preprocessing: Preprocessing, width: int, height: 
     right = min(box.width, int(np.ceil((region.x + region.width) * scale_x)))
     bottom = min(box.height, int(np.ceil((region.y + region.height) * scale_y)))
     return Region(box.x + left, box.y + top, max(1, right - left), max(1, bottom - top))
+
+
+def to_input(region: Region, preprocessing: Preprocessing, width: int, height: int) -> Region:
+    """Map a region of a film of `width` x `height` pixels to the model input: the inverse of `to_source`.
+
+    Exact where the film has at least as many pixels as the input; otherwise it may be a pixel wider.
+    """
+    box, size = crop_box(width, height, preprocessing.crop), preprocessing.size
+    scale_x, scale_y = box.width / size, box.height / size
+    left = min(size - 1, max(0, int(np.ceil((region.x - box.x) / scale_x - ROUNDING))))
+    top = min(size - 1, max(0, int(np.ceil((region.y - box.y) / scale_y - ROUNDING))))
+    right = min(size, int((region.x + region.width - box.x) / scale_x + ROUNDING))
+    bottom = min(size, int((region.y + region.height - box.y) / scale_y + ROUNDING))
+    return Region(left, top, max(1, right - left), max(1, bottom - top))

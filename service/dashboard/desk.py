@@ -2,22 +2,24 @@
 
 import base64
 import binascii
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Literal
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, Query, Response
 from sqlalchemy.orm import Session
 
-from service import review
+from service import accounts, review, watch_list
 from service.api.audits import LABEL, LABEL_LENGTH, AuditId, audit_resource, find_job
-from service.api.dependencies import Reader, ResourcesDep, ReviewForm, SessionDep
+from service.api.dependencies import Reader, ResourcesDep, ReviewForm, SessionDep, SubmittedForm
 from service.api.errors import RequestError
 from service.api.schemas import Verdict
 from service.dashboard.explanation import Explanation, explain, map_choices
 from service.dashboard.rendering import RenderDep, back_to
-from service.db import pacs_queries, queries, review_queries
+from service.db import pacs_queries, queries, review_queries, watch_queries
 from service.db.review_queries import COUNT_CAP, DeskFilters, DeskPosition
 from service.db.session import utc_now
 from service.db.tables import JobRow, ReviewRow
@@ -31,6 +33,7 @@ GROUP_LIMIT = 60
 MOST_AT_ONCE = 500
 COMMENT_LENGTH = 2000
 GROUP = r"^[0-9a-f]{32}$"
+ACTOR = r"^(nobody|anonymous|(account|key):[A-Za-z0-9._-]{1,64})$"
 Shown = Literal["open", "second_reader", "confirmed", "dismissed", "all"]
 TABS: dict[Shown, str] = {
     "open": "To review",
@@ -39,6 +42,7 @@ TABS: dict[Shown, str] = {
     "dismissed": "Dismissed",
     "all": "All audits",
 }
+ASSIGNMENTS = ("take", "assign", "release")
 router = APIRouter(include_in_schema=False)
 
 
@@ -58,17 +62,18 @@ class Selection:
     classifier: str | None = None
     source: str | None = None
     group: str | None = None
+    assignee: str | None = None
 
     @property
     def filters(self) -> DeskFilters:
         state = None if self.show == "all" else self.show
         priority = None if self.verdict is None else review.PRIORITIES[self.verdict]
-        return DeskFilters(state, priority, self.classifier, self.source, self.group)
+        return DeskFilters(state, priority, self.classifier, self.source, self.group, self.assignee)
 
     def address(self, path: str = "/", **changes: str | None) -> str:
         values = {
             "show": self.show, "verdict": self.verdict, "classifier": self.classifier, "source": self.source,
-            "group": self.group, **changes,
+            "group": self.group, "assignee": self.assignee, **changes,
         }  # fmt: skip
         kept = {name: value for name, value in values.items() if value and (name, value) != ("show", "open")}
         return path + (f"?{urlencode(kept)}" if kept else "")
@@ -80,8 +85,9 @@ def selection(
     classifier: Annotated[str, Query(pattern=rf"{LABEL}|^$")] = "",
     source: Annotated[str, Query(pattern=rf"{LABEL}|^$")] = "",
     group: Annotated[str, Query(pattern=rf"{GROUP}|^$")] = "",
+    assignee: Annotated[str, Query(pattern=rf"{ACTOR}|^$")] = "",
 ) -> Selection:
-    return Selection(show, verdict or None, classifier or None, source or None, group or None)
+    return Selection(show, verdict or None, classifier or None, source or None, group or None, assignee or None)
 
 
 SelectionDep = Annotated[Selection, Depends(selection)]
@@ -101,6 +107,8 @@ def queue_page(
         "queue.html",
         reader,
         rows=rows[:PAGE_SIZE],
+        readers_there=accounts.reviewers(session),
+        watched=_watched(session, rows),
         older=selected.address(cursor=_cursor(rows[PAGE_SIZE - 1])) if len(rows) > PAGE_SIZE else None,
         tabs=_tabs(session),
         selected=selected,
@@ -138,6 +146,8 @@ def audit_page(
         map_name=map_name if map_name in names else choices[0].name if choices else None,
         label=label if job.audit and label in job.audit.probabilities else job.audit and job.audit.explained_label,
         viewer=_site_viewer(session, held, reader, job),
+        readers_there=accounts.reviewers(session),
+        is_watched=bool(desk and _watched(session, [desk])),
         like=review_queries.like(session, desk.group_key) if desk and desk.group_key else {},
         events=queries.events_about(session, audit_id),
         before=before,
@@ -148,20 +158,31 @@ def audit_page(
 
 @router.get("/groups")
 def groups_page(session: SessionDep, reader: Reader, render: RenderDep) -> Response:
-    return render("groups.html", reader, groups=review_queries.groups(session, GROUP_LIMIT))
+    groups = review_queries.groups(session, GROUP_LIMIT)
+    watched = watch_queries.watched_groups(session, [group.key for group, _ in groups])
+    return render("groups.html", reader, groups=groups, watched=watched)
 
 
 @router.post("/reviews")
 def record_reviews(held: ResourcesDep, submitted: ReviewForm) -> Response:
-    """One decision, or a comment, about the audits that the form names, or about a whole group of open findings."""
-    step = review.Step(
-        _decision(submitted.value("decision")), _comment(submitted.value("comment")), submitted.principal.actor
-    )
+    """One decision, comment or assignment, for the audits that the form names or a whole group of open findings."""
+    word, comment, actor = submitted.value("decision"), _comment(submitted.value("comment")), submitted.principal.actor
     ids = _chosen(held, submitted.values("id"), submitted.value("group"))
     if not ids:
         raise RequestError("invalid_request", "choose at least one audit")
-    review.record(held.database, ids, step, held.desk.readers)
+    if word in ASSIGNMENTS:
+        review.assign(held.database, ids, _assignee(submitted), comment, actor)
+    else:
+        step = review.Step(_decision(word), comment, actor)
+        review.record(held.database, ids, step, held.desk.readers, partial(watch_list.follow, held.storage))
     return back_to(submitted.value("then"))
+
+
+def _assignee(submitted: SubmittedForm) -> str | None:
+    word = submitted.value("decision")
+    if word == "assign":
+        return submitted.value("assignee") or None
+    return submitted.principal.actor if word == "take" else None
 
 
 def _decision(word: str) -> review.Decision | None:
@@ -192,6 +213,11 @@ def _tabs(session: Session) -> list[Tab]:
         Tab(name, words, f"{COUNT_CAP}+" if counts[name] > COUNT_CAP else str(counts[name]))
         for name, words in TABS.items()
     ]
+
+
+def _watched(session: Session, rows: Sequence[ReviewRow]) -> set[str]:
+    """Groups of these findings that were confirmed as a trigger and are on the watch list."""
+    return watch_queries.watched_groups(session, {row.group_key for row in rows if row.group_key})
 
 
 def _neighbours(session: Session, selected: Selection, row: ReviewRow | None) -> tuple[str | None, str | None]:

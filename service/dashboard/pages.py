@@ -3,10 +3,10 @@
 from fastapi import APIRouter, FastAPI
 from fastapi.staticfiles import StaticFiles
 
-from service.dashboard import desk, exports, machinery, people
+from service.dashboard import desk, exports, machinery, people, watch
 from service.dashboard.rendering import HERE, problem_page
 
-ROUTERS: tuple[APIRouter, ...] = (desk.router, people.router, machinery.router, exports.router)
+ROUTERS: tuple[APIRouter, ...] = (desk.router, watch.router, people.router, machinery.router, exports.router)
 
 
 def install(app: FastAPI) -> None:

@@ -14,12 +14,13 @@ from service import __version__
 from service.api.dependencies import ResourcesDep
 from service.api.errors import ErrorKind
 from service.keys import ANONYMOUS, Principal
-from service.review import STATES
+from service.review import STATES, WATCHED
 
 HERE = Path(__file__).parent
 templates = Jinja2Templates(directory=HERE / "templates")
 templates.env.globals["version"] = __version__
 templates.env.globals["states"] = STATES
+templates.env.globals["WATCHED"] = WATCHED
 Render = Callable[..., Response]
 
 
@@ -54,6 +55,11 @@ def moment(at: datetime) -> str:
     return at.strftime("%Y-%m-%d %H:%M:%S")
 
 
+def person(actor: str) -> str:
+    """Who did something, as people call them."""
+    return actor.removeprefix("account:")
+
+
 def p_value(value: float | None) -> str:
     if value is None:
         return "-"
@@ -64,4 +70,4 @@ def _own_path(request: Request) -> str:
     return request.url.path + (f"?{request.url.query}" if request.url.query else "")
 
 
-templates.env.filters |= {"moment": moment, "p_value": p_value}
+templates.env.filters |= {"moment": moment, "p_value": p_value, "person": person}

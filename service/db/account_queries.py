@@ -21,6 +21,11 @@ def accounts(session: Session) -> Sequence[AccountRow]:
     return session.scalars(select(AccountRow).order_by(AccountRow.name)).all()
 
 
+def active_names(session: Session, roles: Sequence[str]) -> Sequence[str]:
+    statement = select(AccountRow.name).where(AccountRow.role.in_(roles), AccountRow.disabled_at.is_(None))
+    return session.scalars(statement.order_by(AccountRow.name)).all()
+
+
 def login(session: Session, token_sha256: str) -> LoginRow | None:
     return session.scalar(
         select(LoginRow).where(LoginRow.token_sha256 == token_sha256).options(joinedload(LoginRow.account))

@@ -52,8 +52,10 @@ def canonical(content: dict[str, Any]) -> bytes:
 
 
 def audit_record(row: AuditRow) -> dict[str, Any]:
-    """Everything that an audit keeps, as JSON values."""
+    """Everything that an audit keeps, as JSON values. `watch_hit` only where there is one, as old records have none."""
     values = {column.key: getattr(row, column.key) for column in AuditRow.__table__.columns}
+    if row.watch_hit is None:
+        del values["watch_hit"]
     return {
         key: value.isoformat(timespec="microseconds") if isinstance(value, datetime) else value
         for key, value in values.items()

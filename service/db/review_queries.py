@@ -11,15 +11,19 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload
 from service.db.tables import AuditRow, JobRow, ReviewRow, UtcDateTime
 
 COUNT_CAP = 1000
+VERDICTS = 3  # priorities are those of the verdicts, 0 to 2, and the same again for hits on the watch list
+NOBODY = "nobody"
+PLACE = (ReviewRow.priority, ReviewRow.received_at, ReviewRow.id)  # what the queue is ordered by
 
 
 @dataclass(frozen=True, slots=True)
 class DeskFilters:
     state: str | None = None
-    priority: int | None = None
+    priority: int | None = None  # of a verdict; hits on the watch list with this verdict are among them
     classifier: str | None = None
     source: str | None = None
     group: str | None = None
+    assignee: str | None = None  # an actor, or NOBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +45,23 @@ class Group:
 
 
 def desk_page(session: Session, filters: DeskFilters, after: DeskPosition | None, limit: int) -> Sequence[ReviewRow]:
-    """Suspicious first, then indeterminate, latest first, from just behind `after`."""
+    """Hits on the watch list first, then suspicious, then indeterminate, latest first, from just behind `after`."""
     return session.scalars(desk_statement(filters, after, limit)).all()
 
 
 def desk_statement(filters: DeskFilters, after: DeskPosition | None, limit: int) -> Select[ReviewRow]:
-    place = _place(filters)
     statement = select(ReviewRow).where(*_conditions(filters)).options(joinedload(ReviewRow.audit, innerjoin=True))
     if after:
-        statement = statement.where(tuple_(*place) < _bound(filters, after))
-    return statement.order_by(*(column.desc() for column in place)).limit(limit)
+        statement = statement.where(tuple_(*PLACE) < _bound(after))
+    return statement.order_by(*(column.desc() for column in PLACE)).limit(limit)
 
 
 def neighbours(session: Session, filters: DeskFilters, here: DeskPosition) -> tuple[str | None, str | None]:
     """The audits just before and just after a place in the queue."""
-    place, bound = _place(filters), _bound(filters, here)
+    bound = _bound(here)
     ids = select(ReviewRow.id).where(*_conditions(filters))
-    earlier = ids.where(tuple_(*place) > bound).order_by(*(column.asc() for column in place)).limit(1)
-    later = ids.where(tuple_(*place) < bound).order_by(*(column.desc() for column in place)).limit(1)
+    earlier = ids.where(tuple_(*PLACE) > bound).order_by(*(column.asc() for column in PLACE)).limit(1)
+    later = ids.where(tuple_(*PLACE) < bound).order_by(*(column.desc() for column in PLACE)).limit(1)
     return session.scalar(earlier), session.scalar(later)
 
 
@@ -124,20 +127,18 @@ def _distinct(session: Session, name: str) -> list[str]:
 def _conditions(filters: DeskFilters) -> list[ColumnElement[bool]]:
     wanted: dict[InstrumentedAttribute[Any], object] = {
         ReviewRow.state: filters.state,
-        ReviewRow.priority: filters.priority,
         ReviewRow.classifier_name: filters.classifier,
         ReviewRow.source: filters.source,
         ReviewRow.group_key: filters.group,
     }
-    return [column == value for column, value in wanted.items() if value is not None]
+    found = [column == value for column, value in wanted.items() if value is not None]
+    if filters.priority is not None:  # the range lets an index that ends in the order do both
+        found += [ReviewRow.priority >= filters.priority, ReviewRow.priority % VERDICTS == filters.priority]
+    if filters.assignee is not None:
+        is_nobody = filters.assignee == NOBODY
+        found.append(ReviewRow.assignee.is_(None) if is_nobody else ReviewRow.assignee == filters.assignee)
+    return found
 
 
-def _place(filters: DeskFilters) -> list[InstrumentedAttribute[Any]]:
-    """What the queue is ordered by; a fixed priority is left out, for then the index is in order without it."""
-    latest = [ReviewRow.received_at, ReviewRow.id]
-    return [ReviewRow.priority, *latest] if filters.priority is None else latest
-
-
-def _bound(filters: DeskFilters, at: DeskPosition) -> ColumnElement[Any]:
-    latest = [literal(at.received_at, UtcDateTime()), literal(at.id)]
-    return tuple_(literal(at.priority), *latest) if filters.priority is None else tuple_(*latest)
+def _bound(at: DeskPosition) -> ColumnElement[Any]:
+    return tuple_(literal(at.priority), literal(at.received_at, UtcDateTime()), literal(at.id))

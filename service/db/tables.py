@@ -3,7 +3,18 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, Index, Integer, MetaData, String, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    UniqueConstraint,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
@@ -11,6 +22,7 @@ from sqlalchemy.types import TypeDecorator
 NO_POLICY = ""  # a job or audit without a policy: an empty string, because NULLs never collide in a unique constraint
 
 NO_RULE = ""  # a job for a film that no routing rule fitted; a film that came outside of routing has None
+NO_PASSWORD = ""  # password_hash of an account that only an identity provider lets in
 NOT_DECODED = ""  # pixels_sha256 of a film that was accepted and not decoded yet
 
 
@@ -176,6 +188,7 @@ class AuditRow(Tables):
     code_version: Mapped[str] = mapped_column(String(32))
     received_at: Mapped[datetime]
     completed_at: Mapped[datetime]
+    watch_hit: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # see service/watch_list.py
 
 
 class EventRow(Tables):
@@ -301,11 +314,12 @@ class ReviewRow(Tables):
         Index(None, "classifier_name", "priority", "received_at", "id"),
         Index(None, "source", "priority", "received_at", "id"),
         Index(None, "group_key", "state"),
+        Index(None, "assignee", "state", "priority", "received_at", "id"),
     )
 
     id: Mapped[str] = mapped_column(ForeignKey("audits.id"), primary_key=True)
     state: Mapped[str] = mapped_column(String(16))  # see service/review.py
-    priority: Mapped[int]  # 2 suspicious, 1 indeterminate, 0 unremarkable
+    priority: Mapped[int]  # 2 suspicious, 1 indeterminate, 0 unremarkable; 3 more where the watch list was hit
     received_at: Mapped[datetime]
     classifier_name: Mapped[str] = mapped_column(String(64))
     source: Mapped[str] = mapped_column(String(64))
@@ -314,8 +328,28 @@ class ReviewRow(Tables):
     first_reader: Mapped[str | None] = mapped_column(String(80))
     decided_by: Mapped[str | None] = mapped_column(String(80))
     decided_at: Mapped[datetime | None]
+    assignee: Mapped[str | None] = mapped_column(String(80))
 
     audit: Mapped[AuditRow] = relationship(lazy="raise", viewonly=True)
+
+
+class WatchRow(Tables):
+    """A confirmed trigger's patch, which later films of its classifier are compared with first."""
+
+    __tablename__ = "watch_list"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    audit_id: Mapped[str] = mapped_column(ForeignKey("audits.id"))
+    group_key: Mapped[str] = mapped_column(String(32), index=True)
+    classifier_name: Mapped[str] = mapped_column(String(64), index=True)
+    preprocessing_sha256: Mapped[str] = mapped_column(String(64))
+    label: Mapped[str] = mapped_column(String(64))
+    region: Mapped[dict[str, Any]]  # in pixels of the model input
+    pixels: Mapped[bytes] = mapped_column(LargeBinary)  # float32, row by row
+    sha256: Mapped[str] = mapped_column(String(64))  # of pixels
+    added_at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(80))
+    retired_at: Mapped[datetime | None]
 
 
 class AccountRow(Tables):
@@ -328,6 +362,32 @@ class AccountRow(Tables):
     role: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[datetime]
     disabled_at: Mapped[datetime | None]
+    last_login_at: Mapped[datetime | None]
+
+
+class SubjectRow(Tables):
+    """Who an account is at an identity provider."""
+
+    __tablename__ = "subjects"
+
+    issuer: Mapped[str] = mapped_column(String(255), primary_key=True)
+    subject: Mapped[str] = mapped_column(String(255), primary_key=True)
+    account_name: Mapped[str] = mapped_column(ForeignKey("accounts.name"), index=True)
+    linked_at: Mapped[datetime]
+
+    account: Mapped[AccountRow] = relationship(lazy="raise", viewonly=True)
+
+
+class SignOnRow(Tables):
+    """A browser that was sent to the identity provider and has not come back. Of its state only the hash is kept."""
+
+    __tablename__ = "sign_ons"
+
+    state_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    nonce: Mapped[str] = mapped_column(String(64))
+    code_verifier: Mapped[str] = mapped_column(String(128))
+    return_to: Mapped[str] = mapped_column(String(2000))
+    expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class LoginRow(Tables):
@@ -340,6 +400,7 @@ class LoginRow(Tables):
     csrf_token: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
+    issuer: Mapped[str | None] = mapped_column(String(255))  # the identity provider that vouched, if one did
 
     account: Mapped[AccountRow] = relationship(lazy="raise", viewonly=True)
 

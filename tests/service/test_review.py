@@ -2,11 +2,12 @@ from dataclasses import replace
 
 import pytest
 
+from service import accounts
 from service.db import queries, review_queries
 from service.db.review_queries import DeskFilters
 from service.db.session import Database
 from service.db.tables import AuditRow, FilmRow, ReviewRow
-from service.review import Review, SameReader, Step, advance, group_key, record
+from service.review import Review, SameReader, Step, UnsuitableReader, advance, assign, group_key, record
 from tests.service.db.rows import START, add_audit, add_classifier, add_job, sha
 
 OPEN = Review("open")
@@ -33,6 +34,13 @@ def test_a_referred_film_waits_for_somebody_else() -> None:
     with pytest.raises(SameReader):
         advance(referred, "dismiss", "ada", START, readers=1)
     assert advance(referred, "dismiss", "bob", START, readers=1).state == "dismissed"
+
+
+def test_with_two_readers_a_referral_is_no_signature() -> None:
+    referred = advance(OPEN, "refer", "ada", START, readers=2)
+    proposed = advance(referred, "confirm", "bob", START, readers=2)
+    assert proposed == Review("second_reader", "confirmed", "bob")
+    assert advance(proposed, "confirm", "ada", START, readers=2).state == "confirmed"
 
 
 def test_reopening_forgets_the_decision() -> None:
@@ -79,6 +87,32 @@ def test_a_bulk_decision_is_made_for_all_or_none(database: Database) -> None:
         record(database, ids, Step("confirm", "", "ada"), readers=1)
     with database.read() as session:
         assert review_queries.count(session, DeskFilters(state="open")) == 1
+
+
+def test_audits_are_taken_given_and_given_back(database: Database) -> None:
+    ids = on_the_desk(database, 3)
+    for name, role in (("bob", "reviewer"), ("cleo", "auditor"), ("dan", "reviewer")):
+        accounts.create(database, name, role, "correct horse battery", "test")
+    accounts.change(database, "dan", "test", disabled=True)
+    assert assign(database, ids[:2], "account:bob", "yours", "account:ada") == 2
+    assert assign(database, ids[2:], "key:desk", "", "key:desk") == 1
+    for unsuitable in ("account:cleo", "account:dan", "account:nobody", "bob"):
+        with pytest.raises(UnsuitableReader):
+            assign(database, ids, unsuitable, "", "account:ada")
+    assign(database, ids[:1], None, "", "account:bob")
+    with database.read() as session:
+        found = {who: review_queries.count(session, DeskFilters(assignee=who)) for who in ("account:bob", "nobody")}
+        events = [(event.kind, event.payload["assignee"]) for event in queries.events_about(session, ids[0])]
+    assert found == {"account:bob": 1, "nobody": 1}
+    assert events == [("review.assign", "account:bob"), ("review.assign", None)]
+
+
+def test_who_has_signed_once_no_longer_holds_the_film(database: Database) -> None:
+    [audit_id] = on_the_desk(database, 1)
+    assign(database, [audit_id], "ada", "", "ada")
+    record(database, [audit_id], Step("confirm", "", "ada"), readers=2)
+    with database.read() as session:
+        assert review_queries.count(session, DeskFilters(state="second_reader", assignee="nobody")) == 1
 
 
 def test_findings_alike_share_a_key() -> None:

@@ -39,6 +39,7 @@ const keys = {
   1: () => decide("confirm"),
   2: () => decide("dismiss"),
   3: () => decide("refer"),
+  t: () => decide("take"),
 };
 
 document.addEventListener("keydown", (event) => {

@@ -220,13 +220,14 @@ const keys = {
   j: () => follow("after"), k: () => follow("before"), i: invert, r: showRegion, z: toRegion, 0: reset,
   "+": () => zoomAt(1.5), "=": () => zoomAt(1.5), "-": () => zoomAt(1 / 1.5),
   1: () => press("confirm"), 2: () => press("dismiss"), 3: () => press("refer"),
+  t: () => document.querySelector(".for-whom button[value=take]")?.click(),
 };
 
 document.addEventListener("keydown", (event) => {
   const typing = event.target.matches("input, textarea, select");
   if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
   const action = keys[event.key];
-  if (action && (source || "jk123".includes(event.key))) { event.preventDefault(); action(); }
+  if (action && (source || "jk123t".includes(event.key))) { event.preventDefault(); action(); }
 });
 
 async function start() {

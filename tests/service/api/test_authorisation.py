@@ -33,6 +33,12 @@ MATRIX = {
     ("GET", "/exports/audits.jsonl"): READ,
     ("GET", "/groups"): READ,
     ("POST", "/reviews"): REVIEW,
+    ("GET", "/watch-list"): READ,
+    ("GET", "/watch-list/{entry_id}/patch.png"): READ,
+    ("POST", "/watch-list/{entry_id}"): REVIEW,
+    ("GET", "/v1/watch-list"): READ,
+    ("POST", "/v1/watch-list/{entry_id}/retire"): REVIEW,
+    ("POST", "/v1/watch-list/{entry_id}/restore"): REVIEW,
     ("GET", "/upload"): WRITE,
     ("GET", "/classifiers"): READ,
     ("POST", "/classifiers/{name}"): ADMIN,
@@ -124,7 +130,9 @@ class World:
     audit_id: str
 
     def ask(self, method: str, path: str, headers: dict[str, str], csrf: str = "") -> httpx.Response:
-        address = path.format(study_uid="1.2", audit_id=self.audit_id, name="nobody", map_name="layercam_28")
+        address = path.format(
+            study_uid="1.2", entry_id="0" * 32, audit_id=self.audit_id, name="nobody", map_name="layercam_28"
+        )
         body = {"data": {"csrf": csrf}} if method not in ("GET", "HEAD") else {}
         sent = {"Accept": "application/json", **headers} | ({"X-CSRF-Token": csrf} if csrf else {})
         return self.client.request(method, address, headers=sent, **body)  # type: ignore[arg-type]

@@ -76,6 +76,27 @@ def test_a_change_needs_the_token_of_its_page(reviewer: httpx.Client) -> None:
     assert "seen" in page
 
 
+def test_a_finding_is_taken_shown_as_mine_and_given_to_somebody(reviewer: httpx.Client) -> None:
+    [token] = set(CSRF.findall(reviewer.get("/").text))
+    headers = {"Content-Type": "image/png", "X-CSRF-Token": token}
+    ids = [reviewer.post("/v1/audits", content=png(seed), headers=headers).json()["id"] for seed in (211, 212)]
+    form = {"csrf": token, "id": ids, "comment": ""}
+    assert reviewer.post("/reviews", data=form | {"decision": "take"}).status_code == 303
+    mine = reviewer.get("/", params={"show": "all", "assignee": "account:reviewer-1"}).text
+    assert all(f"/audits/{audit_id}" in mine for audit_id in ids)
+    assert "For <b>me</b>" in reviewer.get(f"/audits/{ids[0]}").text
+    given = {"decision": "assign", "assignee": "account:administrator-1", "id": ids[0]}
+    assert reviewer.post("/reviews", data=form | given).status_code == 303
+    page = reviewer.get(f"/audits/{ids[0]}").text
+    assert "For <b>administrator-1</b>" in page
+    assert "to administrator-1" in page
+    refused = reviewer.post("/reviews", data=form | {"decision": "assign", "assignee": "account:auditor-1"})
+    assert (refused.status_code, "unsuitable_reader" in refused.text) == (422, True)
+    assert reviewer.post("/reviews", data=form | {"decision": "release"}).status_code == 303
+    nobodys = reviewer.get("/", params={"show": "all", "assignee": "nobody"}).text
+    assert all(f"/audits/{audit_id}" in nobodys for audit_id in ids)
+
+
 def test_logging_out_ends_the_session(people: httpx.Client) -> None:
     with log_in(people, "auditor-1") as browser:
         [token] = set(CSRF.findall(browser.get("/").text))

@@ -8,7 +8,7 @@ from sqlalchemy import insert, text
 from sqlalchemy.dialects import sqlite
 
 from service.db import review_queries
-from service.db.review_queries import DeskFilters, DeskPosition, desk_statement
+from service.db.review_queries import NOBODY, DeskFilters, DeskPosition, desk_statement
 from service.db.session import Database
 from service.db.tables import AuditRow, ClassifierRow, FilmRow, JobRow, ReviewRow
 from tests.service.db.rows import START, sha
@@ -98,6 +98,8 @@ def test_neighbours_are_those_on_the_page(database: Database) -> None:
         DeskFilters(state="open", source="er"),
         DeskFilters(classifier="small"),
         DeskFilters(source="er", priority=0),
+        DeskFilters(state="open", assignee="account:ada"),
+        DeskFilters(state="open", assignee=NOBODY),
     ],
 )
 @pytest.mark.parametrize("after", [None, DeskPosition(1, START + timedelta(seconds=9000), f"{9000:032x}")])
