@@ -55,7 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.resources = None
-    app.state.metrics = Metrics(lambda: _queue_depth(app))
+    app.state.metrics = Metrics(lambda: _queue_depth(app), lambda: _mismatches(app))
     app.add_middleware(Envelope, metrics=app.state.metrics)
     errors.install(app)
     for router in ROUTERS:
@@ -114,6 +114,15 @@ def open_worker(
             yield worker, storage, decode, decoded
 
 
+def open_intake(
+    settings: Settings, database: Database, storage: Storage, decode: Decode, decoded: DecodedFilms
+) -> Intake:
+    retention = timedelta(hours=settings.original_retention_hours)
+    return Intake(
+        database, storage, decode, decoded, retention, settings.max_queue_depth, settings.probability_tolerance
+    )
+
+
 def open_acceptance(settings: Settings, database: Database) -> Acceptance:
     """What every way in for DICOM shares."""
     return Acceptance(
@@ -169,7 +178,6 @@ def hold_resources(
         metrics.count(outcome)
         completions.announce(outcome.job_id)
 
-    retention = timedelta(hours=settings.original_retention_hours)
     with open_worker(settings, database, registry, on_outcome) as (worker, storage, decode, decoded):
         embedded = worker if settings.embedded_worker else None
         with running(embedded) as thread:
@@ -178,7 +186,7 @@ def hold_resources(
                 storage=storage,
                 registry=registry,
                 explainer=Explainer(storage, registry),
-                intake=Intake(database, storage, decode, decoded, retention, settings.max_queue_depth),
+                intake=open_intake(settings, database, storage, decode, decoded),
                 acceptance=open_acceptance(settings, database),
                 metrics=metrics,
                 completions=completions,
@@ -220,3 +228,11 @@ def _queue_depth(app: FastAPI) -> int:
         return 0
     with held.database.read() as session:
         return queries.queue_depth(session)
+
+
+def _mismatches(app: FastAPI) -> dict[str, int]:
+    held = app.state.resources
+    if not isinstance(held, Resources):
+        return {}
+    with held.database.read() as session:
+        return queries.mismatch_counts(session)

@@ -11,9 +11,11 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
+from service import comparison
 from service.audit.errors import TriggerscopeError
 from service.audit.radiograph import Radiograph
 from service.db import queries
+from service.db.chain import canonical
 from service.db.session import Database, Unit, utc_now
 from service.db.tables import NOT_DECODED, FilmRow, IdempotencyRow, JobRow
 from service.registry import Choice, choose
@@ -41,11 +43,13 @@ class Submission:
     classifier: str | None = None
     policy: str | None = None
     idempotency_key: str | None = None
+    deployed: dict[str, float] | None = None  # the deployed classifier's own probabilities
 
     @property
     def fingerprint(self) -> str:
         """Of what the caller sent, so that a repeat is the same request also after an activation."""
-        parts = (self.sha256, self.classifier or "", self.policy or "")
+        answer = canonical(self.deployed).decode() if self.deployed else ""
+        parts = (self.sha256, self.classifier or "", self.policy or "", *filter(None, (answer,)))
         return hashlib.sha256("/".join(parts).encode()).hexdigest()
 
 
@@ -104,16 +108,19 @@ class Intake:
     decoded: DecodedFilms
     retention: timedelta
     max_queue_depth: int
+    tolerance: float  # between the deployed classifier's probabilities and ours
 
     def submit(self, submission: Submission) -> Accepted:
         """The audit that these bytes, classifier and policy already have, or a newly queued one."""
         with self.database.read() as session:
             choice = choose(session, submission.classifier, submission.policy)
             job = _job_of_idempotency_key(session, submission) or _job_of_choice(session, submission, choice)
-            if job and job.state != "failed":
-                return Accepted(job.id, is_new=False)
-            if queries.queue_depth(session) >= self.max_queue_depth:
+            is_known = job is not None and job.state != "failed"
+            if not is_known and queries.queue_depth(session) >= self.max_queue_depth:
                 raise QueueFull("too many films are waiting")
+        if job is not None and is_known:
+            self._compare_known(submission, job.id)
+            return Accepted(job.id, is_new=False)
         decoded = decode_timed(self.decode, submission.data)
         self.decoded.put(decoded)
         return self._accept(submission, choice, decoded.radiograph)
@@ -128,10 +135,17 @@ class Intake:
             )
             keep_film(unit, submission, facts, now, now + self.retention)
             accepted = queue_job(unit, submission, choice, now)
+            if submission.deployed:
+                comparison.keep(unit, accepted.job_id, submission.deployed, submission.actor, self.tolerance)
             _keep_idempotency_key(unit, submission, accepted.job_id, now)
         # A sweep that ran before this commit may have removed an expired original; none that runs after it will.
         self.storage.put_original(submission.sha256, submission.data)
         return accepted
+
+    def _compare_known(self, submission: Submission, job_id: str) -> None:
+        if submission.deployed:
+            with self.database.write() as unit:
+                comparison.keep(unit, job_id, submission.deployed, submission.actor, self.tolerance)
 
 
 def keep_film(unit: Unit, submission: Submission, facts: FilmFacts, now: datetime, expires_at: datetime) -> None:

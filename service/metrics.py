@@ -11,7 +11,7 @@ from service.worker import Outcome
 
 
 class Metrics:
-    def __init__(self, queue_depth: Callable[[], int]) -> None:
+    def __init__(self, queue_depth: Callable[[], int], mismatches: Callable[[], dict[str, int]]) -> None:
         self.registry = CollectorRegistry()
         self.audits = Counter(
             "triggerscope_audits", "Finished audits", ["classifier", "outcome"], registry=self.registry
@@ -26,6 +26,7 @@ class Metrics:
             "triggerscope_request_seconds", "Time of HTTP requests", ["route", "status"], registry=self.registry
         )
         self.registry.register(_QueueDepth(queue_depth))
+        self.registry.register(_Mismatches(mismatches))
 
     def count(self, outcome: Outcome) -> None:
         self.audits.labels(outcome.classifier_name, outcome.verdict or outcome.error_code or "unknown").inc()
@@ -44,3 +45,23 @@ class _QueueDepth(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("triggerscope_queue_depth", "Films waiting for a worker", value=float(self._depth()))
+
+
+class _Mismatches(Collector):
+    """Asks the database when it is read, so that a worker in another process counts too."""
+
+    def __init__(self, counts: Callable[[], dict[str, int]]) -> None:
+        self._counts = counts
+
+    def describe(self) -> Iterator[Metric]:
+        yield self._family({})
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._family(self._counts())
+
+    def _family(self, counts: dict[str, int]) -> GaugeMetricFamily:
+        text = "Films on which the deployed classifier answered otherwise than the audited file"
+        family = GaugeMetricFamily("triggerscope_probability_mismatches", text, labels=["classifier"])
+        for classifier, count in counts.items():
+            family.add_metric([classifier], float(count))
+        return family

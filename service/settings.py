@@ -50,6 +50,7 @@ class Settings(BaseSettings):
 
     wait_seconds: float = Field(default=30.0, ge=0, le=300)
     max_queue_depth: int = Field(default=1000, ge=1)
+    probability_tolerance: float = Field(default=0.01, gt=0, lt=1)
 
     embedded_worker: bool = True
     workers: int = Field(default=2, ge=1)

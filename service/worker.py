@@ -12,7 +12,7 @@ from datetime import timedelta
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from service import __version__, watch_list
+from service import __version__, comparison, watch_list
 from service.audit import pipeline
 from service.audit.errors import DecodeFailed, RadiographError, TriggerscopeError
 from service.audit.radiograph import Radiograph
@@ -174,6 +174,7 @@ class Worker:
             unit.session.add(row)
             self._deliveries(unit, job)
             open_review(unit, job, row, ACTOR)
+            comparison.settle(unit, row)
             unit.record("audit.completed", job.id, ACTOR, verdict=audit.verdict, record_sha256=record_hash(row))
         log.info("audit.completed", audit=job.id, verdict=audit.verdict)
         return Outcome(job.id, job.classifier_name, verdict=audit.verdict, timings_ms=dict(audit.timings_ms))

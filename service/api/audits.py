@@ -16,11 +16,13 @@ from pydantic import AwareDatetime
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from service import comparison
 from service.api.dependencies import Reader, ResourcesDep, SessionDep, Uploader
 from service.api.errors import RequestError, problems
 from service.api.schemas import (
     AuditPage,
     AuditResource,
+    Deployed,
     Film,
     Links,
     Measurement,
@@ -31,9 +33,10 @@ from service.api.schemas import (
     Verdict,
     WatchHit,
 )
-from service.api.upload import MULTIPART, RAW_TYPES, read_film, upload_slot
+from service.api.upload import MULTIPART, PROBABILITIES_HEADER, RAW_TYPES, read_upload, upload_slot
 from service.audit import overlay
 from service.audit import preprocessing as core
+from service.comparison import read_probabilities
 from service.db import queries
 from service.db.queries import AuditFilters, Position
 from service.db.tables import AuditRow, JobRow
@@ -53,12 +56,30 @@ AuditId = Annotated[str, Path(pattern=AUDIT_ID)]
 router = APIRouter(prefix="/v1/audits", tags=["audits"])
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_FORM = {"type": "object", "required": ["file"], "properties": {"file": {"type": "string", "format": "binary"}}}
+_PROBABILITIES = {
+    "type": "string",
+    "description": "The deployed classifier's own answer: a JSON object of labels and probabilities.",
+    "example": '{"Atelectasis": 0.97}',
+}
+_FORM = {
+    "type": "object",
+    "required": ["file"],
+    "properties": {"file": {"type": "string", "format": "binary"}, "probabilities": _PROBABILITIES},
+}
 _BODY = {
     "requestBody": {
         "required": True,
         "content": {MULTIPART: {"schema": _FORM}} | dict.fromkeys(RAW_TYPES, _BINARY),
-    }
+    },
+    "parameters": [
+        {
+            "name": PROBABILITIES_HEADER,
+            "in": "header",
+            "required": False,
+            "description": "As the field `probabilities` of a form, for a film sent raw.",
+            "schema": {"type": "string"},
+        }
+    ],
 }
 _FINEST = "Default: the finest LayerCAM."
 _LABEL = "Default: the explained label, whose maps are stored. Those of others are made on demand."
@@ -70,8 +91,8 @@ _REFUSALS = problems(
     "empty_body", "unsupported_format", "unsupported_transfer_syntax", "unsupported_radiograph", "several_frames",
     "too_many_bytes", "too_many_pixels", "truncated", "decode_failed", "malformed_multipart", "missing_file",
     "unsupported_media_type", "idempotency_key_reused", "upload_timeout", "unknown_classifier", "unknown_policy",
-    "no_active_classifier", "queue_full", "too_busy", "audit_failed", "unauthenticated", "forbidden",
-    "invalid_request",
+    "no_active_classifier", "queue_full", "too_busy", "audit_failed", "unusable_probabilities",
+    "unauthenticated", "forbidden", "invalid_request",
 )  # fmt: skip
 _SUBMITTED: dict[int | str, dict[str, Any]] = {
     200: {"model": AuditResource, "description": "These bytes already had this audit."},
@@ -93,9 +114,12 @@ async def create_audit(
 ) -> AuditResource:
     """Submit one radiograph: queued durably first, then awaited for at most `wait` seconds."""
     async with upload_slot(held):
-        data = await read_film(request, held)
-        digest = await run_in_threadpool(lambda: hashlib.sha256(data).hexdigest())
-        submission = Submission(data, digest, source, principal.actor, classifier, policy, idempotency_key)
+        upload = await read_upload(request, held)
+        deployed = read_probabilities(upload.probabilities) if upload.probabilities else None
+        digest = await run_in_threadpool(lambda: hashlib.sha256(upload.film).hexdigest())
+        submission = Submission(
+            upload.film, digest, source, principal.actor, classifier, policy, idempotency_key, deployed
+        )
         accepted = await run_in_threadpool(held.intake.submit, submission)
     if held.worker:
         held.worker.wake()
@@ -269,12 +293,21 @@ def audit_resource(job: JobRow) -> AuditResource:
                 overlay=f"{address}/overlay.png" if row else None,
                 radiograph=f"{address}/radiograph.png" if row else None,
             ),
-            **_findings(row),
+            "deployed": _deployed(job),
+            **_findings(row, comparison.reasons(job.comparisons)),
         }
     )
 
 
-def _findings(row: AuditRow | None) -> dict[str, Any]:
+def _deployed(job: JobRow) -> Deployed | None:
+    row = comparison.worst(job.comparisons)
+    if row is None:
+        return None
+    values = {name: getattr(row, name) for name in ("label", "deployed", "audited", "tolerance")}
+    return Deployed(**values, mismatch=comparison.is_mismatch(row))
+
+
+def _findings(row: AuditRow | None, first_reasons: list[str]) -> dict[str, Any]:
     names = (
         "verdict", "score", "p_value", "probabilities", "explained_label", "reasons", "timings_ms", "code_version",
         "completed_at",
@@ -282,6 +315,7 @@ def _findings(row: AuditRow | None) -> dict[str, Any]:
     if row is None:
         return dict.fromkeys((*names, "evidence", "region", "watch_hit"))
     found = {name: getattr(row, name) for name in names}
+    found["reasons"] = [*first_reasons, *row.reasons]
     found["evidence"] = {name: Measurement(**value) for name, value in row.evidence.items()}
     found["region"] = Region(**row.region) if row.region else None
     found["watch_hit"] = WatchHit(**row.watch_hit) if row.watch_hit else None

@@ -44,6 +44,7 @@ CATALOGUE: dict[str, ErrorKind] = {
     "invalid_request": ErrorKind(422, "A parameter is missing or has an invalid value"),
     "invalid_cursor": ErrorKind(422, "The cursor was not made by this service"),
     "idempotency_key_reused": ErrorKind(422, "The Idempotency-Key came with another request before"),
+    "unusable_probabilities": ErrorKind(422, "The deployed classifier's probabilities cannot be compared"),
     "client_disconnected": ErrorKind(400, "The caller hung up before the body was complete"),
     "upload_timeout": ErrorKind(408, "The body did not arrive in time"),
     "not_found": ErrorKind(404, "There is nothing at this address"),

@@ -46,6 +46,16 @@ class WatchHit(Wire):
     probability_without: float | None = Field(description="The same with the region filled in.")
 
 
+class Deployed(Wire):
+    """The deployed classifier's own answer beside ours, on the label where they lie furthest apart."""
+
+    label: str
+    deployed: float
+    audited: float
+    tolerance: float
+    mismatch: bool = Field(description="The audited file is not what runs.")
+
+
 class Film(Wire):
     pixels_sha256: str
     bytes: int
@@ -85,6 +95,7 @@ class AuditResource(Wire):
                     "score": 7.1,
                     "p_value": 0.0033,
                     "probabilities": {"Atelectasis": 0.97, "Effusion": 0.04},
+                    "deployed": None,
                     "explained_label": "Atelectasis",
                     "evidence": {"layercam_28_entropy": {"value": 0.41, "p_value": 0.0033}},
                     "region": {"x": 212, "y": 212, "width": 12, "height": 12},
@@ -116,6 +127,7 @@ class AuditResource(Wire):
     score: float | None
     p_value: float | None
     probabilities: dict[str, float] | None
+    deployed: Deployed | None = Field(description="Null unless the caller sent probabilities.")
     explained_label: str | None
     evidence: dict[str, Measurement] | None
     region: Region | None

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from email.message import Message
 
 from fastapi import Request
@@ -15,6 +16,7 @@ from service.resources import Resources
 
 RAW_TYPES = ("application/dicom", "image/png", "application/octet-stream")
 MULTIPART = "multipart/form-data"
+PROBABILITIES_HEADER = "Triggerscope-Probabilities"
 ENVELOPE_BYTES = 64 * 1024  # boundaries and headers of a multipart body
 
 
@@ -27,17 +29,25 @@ async def upload_slot(held: Resources) -> AsyncIterator[None]:
         yield
 
 
-async def read_film(request: Request, held: Resources) -> bytes:
-    """The film's bytes; slow and large bodies are refused."""
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A film's bytes, and the JSON of the deployed classifier's probabilities where they came with it."""
+
+    film: bytes
+    probabilities: str | None
+
+
+async def read_upload(request: Request, held: Resources) -> Upload:
+    """Slow and large bodies are refused."""
     media_type = _media_type(request)
     try:
         async with asyncio.timeout(held.http.upload_seconds):
-            data = await _read(request, media_type, held.http.max_bytes)
+            upload = await _read(request, media_type, held.http.max_bytes)
     except TimeoutError:
         raise RequestError("upload_timeout", "the body did not arrive in time") from None
-    if not data:
+    if not upload.film:
         raise EmptyBody("the request carries no bytes")
-    return data
+    return upload
 
 
 def _media_type(request: Request) -> str:
@@ -49,17 +59,18 @@ def _media_type(request: Request) -> str:
     return media_type
 
 
-async def _read(request: Request, media_type: str, max_bytes: int) -> bytes:
+async def _read(request: Request, media_type: str, max_bytes: int) -> Upload:
     if media_type == MULTIPART:
-        data = await _read_multipart(request, max_bytes)
+        upload = await _read_multipart(request, max_bytes)
     else:
-        data = b"".join([chunk async for chunk in _capped(request, max_bytes)])
-    if len(data) > max_bytes:
+        film = b"".join([chunk async for chunk in _capped(request, max_bytes)])
+        upload = Upload(film, request.headers.get(PROBABILITIES_HEADER))
+    if len(upload.film) > max_bytes:
         raise TooManyBytes(f"more than {max_bytes} bytes")
-    return data
+    return upload
 
 
-async def _read_multipart(request: Request, max_bytes: int) -> bytes:
+async def _read_multipart(request: Request, max_bytes: int) -> Upload:
     stream = _capped(request, max_bytes + ENVELOPE_BYTES)
     try:
         form = await MultiPartParser(request.headers, stream, max_files=1, max_fields=8).parse()
@@ -69,7 +80,8 @@ async def _read_multipart(request: Request, max_bytes: int) -> bytes:
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise RequestError("missing_file", "one part named `file` is needed")
-        return await file.read()
+        probabilities = form.get("probabilities")
+        return Upload(await file.read(), probabilities if isinstance(probabilities, str) else None)
     finally:
         await form.close()
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from sqlalchemy import CursorResult, Select, Table, delete, func, literal, select, text, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, joinedload
+from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, joinedload, selectinload
 
 from service.db.tables import (
     NOT_DECODED,
@@ -15,6 +15,7 @@ from service.db.tables import (
     ApiKeyRow,
     AuditRow,
     ClassifierRow,
+    ComparisonRow,
     DeliveryRow,
     EventRow,
     FilmRow,
@@ -165,6 +166,11 @@ def job_for(session: Session, film_sha256: str, classifier_sha256: str, policy_s
     )
 
 
+def lock_job(session: Session, job_id: str) -> JobRow:
+    """The job, which nobody else finishes before this transaction ends."""
+    return session.scalars(select(JobRow).where(JobRow.id == job_id).with_for_update()).one()
+
+
 def queue_depth(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(JobRow).where(JobRow.state == "queued")) or 0
 
@@ -250,12 +256,28 @@ def audits_page(session: Session, filters: AuditFilters, after: Position | None,
     return session.scalars(statement.order_by(received_at.desc(), row_id.desc()).limit(limit)).all()
 
 
+def audit(session: Session, audit_id: str) -> AuditRow | None:
+    return session.get(AuditRow, audit_id)
+
+
+def comparisons(session: Session, job_id: str) -> Sequence[ComparisonRow]:
+    return session.scalars(select(ComparisonRow).where(ComparisonRow.job_id == job_id)).all()
+
+
+def mismatch_counts(session: Session) -> dict[str, int]:
+    """By classifier, how many answers of the deployed one were further from ours than is tolerated."""
+    apart = func.abs(ComparisonRow.deployed - ComparisonRow.audited) > ComparisonRow.tolerance
+    statement = select(JobRow.classifier_name, func.count()).join(ComparisonRow, ComparisonRow.job_id == JobRow.id)
+    return {row[0]: row[1] for row in session.execute(statement.where(apart).group_by(JobRow.classifier_name))}
+
+
 def events_about(session: Session, subject: str) -> Sequence[EventRow]:
     return session.scalars(select(EventRow).where(EventRow.subject == subject).order_by(EventRow.at)).all()
 
 
 def _jobs() -> Select[JobRow]:
-    return select(JobRow).options(joinedload(JobRow.film), joinedload(JobRow.audit), joinedload(JobRow.policy))
+    with_parts = select(JobRow).options(joinedload(JobRow.film), joinedload(JobRow.audit), joinedload(JobRow.policy))
+    return with_parts.options(selectinload(JobRow.comparisons))
 
 
 def _jobs_of_any_state(filters: AuditFilters) -> Select[JobRow]:
@@ -274,7 +296,8 @@ def _jobs_with_verdict(filters: AuditFilters) -> Select[JobRow]:
         statement = statement.where(JobRow.state == filters.state)
     if filters.classifier:
         statement = statement.where(AuditRow.classifier_name == filters.classifier)
-    return statement.options(contains_eager(JobRow.audit), joinedload(JobRow.film), joinedload(JobRow.policy))
+    with_parts = statement.options(contains_eager(JobRow.audit), joinedload(JobRow.film), joinedload(JobRow.policy))
+    return with_parts.options(selectinload(JobRow.comparisons))
 
 
 def _leave_lease(session: Session, job_id: str, owner: str, **values: str | None) -> bool:

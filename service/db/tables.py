@@ -151,6 +151,7 @@ class JobRow(Tables):
 
     film: Mapped[FilmRow] = relationship(lazy="raise")
     audit: Mapped["AuditRow | None"] = relationship(lazy="raise", viewonly=True)
+    comparisons: Mapped[list["ComparisonRow"]] = relationship(lazy="raise", viewonly=True)
     policy: Mapped[PolicyRow | None] = relationship(
         lazy="raise",
         viewonly=True,
@@ -296,10 +297,10 @@ class ComparisonRow(Tables):
     probabilities: Mapped[dict[str, Any]]
     actor: Mapped[str] = mapped_column(String(80))
     received_at: Mapped[datetime]
-    label: Mapped[str | None] = mapped_column(String(64))  # this and the rest: None until the audit is done
+    label: Mapped[str | None] = mapped_column(String(64))  # the label furthest apart; None until the audit is done
     deployed: Mapped[float | None]
     audited: Mapped[float | None]
-    tolerance: Mapped[float | None]
+    tolerance: Mapped[float]
 
 
 class ReviewRow(Tables):

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from service.app import limits, open_database, open_registry, open_worker
+from service.app import limits, open_database, open_intake, open_registry, open_worker
 from service.db import queries
 from service.db.session import Database, utc_now
 from service.db.tables import AuditRow, EventRow, JobRow
-from service.intake import Intake, QueueFull, Submission
+from service.intake import QueueFull, Submission
 from service.settings import Settings
 from service.storage import Storage
 from service.worker import Outcome, Worker, sweep
@@ -32,8 +32,7 @@ class Bench:
         self.worker, self.storage, self.decode, decoded = stack.enter_context(
             open_worker(settings, self.database, registry, self.outcomes.append)
         )
-        retention = timedelta(hours=settings.original_retention_hours)
-        self.intake = Intake(self.database, self.storage, self.decode, decoded, retention, settings.max_queue_depth)
+        self.intake = open_intake(settings, self.database, self.storage, self.decode, decoded)
 
     def submit(self, seed: int) -> str:
         data = png(seed)

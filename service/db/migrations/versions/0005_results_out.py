@@ -23,7 +23,7 @@ def upgrade() -> None:
         sa.Column("label", sa.String(length=64), nullable=True),
         sa.Column("deployed", sa.Double(), nullable=True),
         sa.Column("audited", sa.Double(), nullable=True),
-        sa.Column("tolerance", sa.Double(), nullable=True),
+        sa.Column("tolerance", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_comparisons_job_id")),
         sa.PrimaryKeyConstraint("job_id", "fingerprint", name=op.f("pk_comparisons")),
     )
