@@ -12,7 +12,7 @@ import structlog
 from fastapi import FastAPI
 
 from service import __version__
-from service.api import audits, classifiers, docs, errors, health, watch_list
+from service.api import audits, classifiers, docs, errors, health, releases, watch_list
 from service.api.middleware import Envelope
 from service.audit.classifier import Classifier
 from service.audit.radiograph import Decoder, Limits, Radiograph
@@ -40,7 +40,8 @@ from service.worker import Outcome, Pace, Worker
 
 Decode = Callable[[bytes], Radiograph]
 ROUTERS = (
-    audits.router, classifiers.router, watch_list.router, health.router, docs.router, stow.router, *pages.ROUTERS
+    audits.router, releases.router, classifiers.router, watch_list.router, health.router, docs.router, stow.router,
+    *pages.ROUTERS,
 )  # fmt: skip
 log = structlog.get_logger()
 

@@ -104,7 +104,7 @@ def _report(unit: Unit, row: ComparisonRow) -> None:
     review = review_queries.review(unit.session, row.job_id)
     if review is None:
         raise LookupError("an audit has its review")
-    review.priority = PRIORITIES["suspicious"]
+    review.priority = max(review.priority, PRIORITIES["suspicious"])
     if review.state in ("unflagged", "dismissed"):
         review.state = "open"
     unit.record(

@@ -16,6 +16,7 @@ SCOPES = {
     "audits:write": "Submit radiographs",
     "audits:read": "Read audits, classifiers, policies and metrics",
     "audits:review": "Decide on flagged audits and comment on them",
+    "releases:read": "Ask whether a result may go on to readers",
     "admin": "Put classifiers and policies in force",
 }
 TOUCH_SECONDS = 60.0

@@ -91,6 +91,7 @@ def _with_scopes(principal: Principal, scopes: SecurityScopes) -> Principal:
 Uploader = Annotated[Principal, Security(authorise, scopes=["audits:write"])]
 Reader = Annotated[Principal, Security(authorise, scopes=["audits:read"])]
 Reviewer = Annotated[Principal, Security(authorise, scopes=["audits:review"])]
+ReleaseReader = Annotated[Principal, Security(authorise, scopes=["releases:read"])]
 Administrator = Annotated[Principal, Security(authorise, scopes=["admin"])]
 ReviewForm = Annotated[SubmittedForm, Security(authorise_form, scopes=["audits:review"])]
 AdministratorForm = Annotated[SubmittedForm, Security(authorise_form, scopes=["admin"])]

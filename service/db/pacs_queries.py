@@ -38,6 +38,10 @@ def films_of_study(session: Session, study_hmac: str) -> Sequence[FilmRow]:
     return session.scalars(select(FilmRow).where(FilmRow.sha256.in_(of_study))).all()
 
 
+def films_of_instance(session: Session, sop_hmac: str) -> Sequence[str]:
+    return session.scalars(select(InstanceRow.film_sha256).where(InstanceRow.sop_hmac == sop_hmac)).all()
+
+
 def forget_identities(session: Session, films: Sequence[str]) -> None:
     session.execute(delete(IdentityRow).where(IdentityRow.film_sha256.in_(films)))
 

@@ -171,6 +171,14 @@ def lock_job(session: Session, job_id: str) -> JobRow:
     return session.scalars(select(JobRow).where(JobRow.id == job_id).with_for_update()).one()
 
 
+def jobs_of_films(session: Session, films: Sequence[str], classifier_name: str | None) -> Sequence[JobRow]:
+    """Latest last."""
+    statement = _jobs().where(JobRow.film_sha256.in_(films)).order_by(JobRow.received_at, JobRow.id)
+    return session.scalars(
+        statement.where(JobRow.classifier_name == classifier_name) if classifier_name else statement
+    ).all()
+
+
 def queue_depth(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(JobRow).where(JobRow.state == "queued")) or 0
 

@@ -84,7 +84,16 @@ def test_a_form_carries_them_in_a_field(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     "sent",
-    ["null", "[]", "{}", "{", '{"Atelectasis": 1.5}', '{"Atelectasis": NaN}', '{"Atelectasis": true}', '{"Nonsense": 0.5}'],
+    [
+        "null",
+        "[]",
+        "{}",
+        "{",
+        '{"Atelectasis": 1.5}',
+        '{"Atelectasis": NaN}',
+        '{"Atelectasis": true}',
+        '{"Nonsense": 0.5}',
+    ],
 )
 def test_what_cannot_be_compared_is_refused_and_nothing_is_queued(client: httpx.Client, sent: str) -> None:
     film = png(705)

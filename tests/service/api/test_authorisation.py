@@ -18,11 +18,12 @@ from service.settings import Settings
 from tests.service.serving import png, serving
 
 OPEN, READ, WRITE, REVIEW, ADMIN = None, "audits:read", "audits:write", "audits:review", "admin"
+RELEASE = "releases:read"
 SCOPES_OF_ROLES = {
     "uploader": {WRITE},
     "auditor": {WRITE, READ},
     "reviewer": {WRITE, READ, REVIEW},
-    "administrator": {WRITE, READ, REVIEW, ADMIN},
+    "administrator": {WRITE, READ, REVIEW, ADMIN, RELEASE},
 }
 PASSWORD = "correct horse battery"
 MATRIX = {
@@ -71,6 +72,7 @@ MATRIX = {
     ("POST", "/v1/classifiers/{name}/policy/activate"): ADMIN,
     ("POST", "/v1/classifiers/{name}/policy/rollback"): ADMIN,
     ("GET", "/v1/policies"): READ,
+    ("POST", "/v1/releases"): RELEASE,
     ("POST", "/dicom-web/studies"): WRITE,
     ("POST", "/dicom-web/studies/{study_uid}"): WRITE,
 }
