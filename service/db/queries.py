@@ -174,9 +174,9 @@ def lock_job(session: Session, job_id: str) -> JobRow:
 def jobs_of_films(session: Session, films: Sequence[str], classifier_name: str | None) -> Sequence[JobRow]:
     """Latest last."""
     statement = _jobs().where(JobRow.film_sha256.in_(films)).order_by(JobRow.received_at, JobRow.id)
-    return session.scalars(
-        statement.where(JobRow.classifier_name == classifier_name) if classifier_name else statement
-    ).all()
+    if classifier_name:
+        statement = statement.where(JobRow.classifier_name == classifier_name)
+    return session.scalars(statement).all()
 
 
 def queue_depth(session: Session) -> int:
