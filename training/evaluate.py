@@ -17,9 +17,8 @@ from tqdm import tqdm
 
 from service.audit.calibration import Policy
 from service.audit.classifier import Classifier
-from service.audit.evidence import gather
+from service.audit.pipeline import examine
 from service.audit.preprocessing import Region
-from service.audit.verdict import judge, reported
 from training.config import Run
 from training.data import Film, label_matrix, model_inputs, patients
 from training.metrics import (
@@ -57,8 +56,8 @@ class Audited:
 
 def audit_input(film: FloatArray, classifier: Classifier, policy: Policy) -> Audited:
     """Audit one (1, S, S) input; the p-value is the rank even where the verdict is indeterminate."""
-    evidence = gather(film, classifier, policy.reference)
-    verdict, finding = judge(evidence, policy.likeness.distance(film), policy), reported(evidence, policy)
+    found = examine(film, classifier, policy)
+    evidence, finding, verdict = found.evidence, found.finding, found.verdict
     return Audited(
         verdict=verdict.word,
         p_value=policy.p_value(evidence.score),
@@ -67,7 +66,7 @@ def audit_input(film: FloatArray, classifier: Classifier, policy: Policy) -> Aud
         region=verdict.region,
         explain_passes=evidence.explain_passes,
         forward_passes=evidence.forward_passes,
-        milliseconds=sum(evidence.timings_ms.values()),
+        milliseconds=sum(found.timings_ms.values()),
         evidence=finding.values,
     )
 

@@ -1,15 +1,40 @@
 """The stages of one audit, in order: Radiograph -> model input -> Prediction -> Saliency -> Evidence -> Verdict."""
 
 import time
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from service.audit.calibration import Policy
 from service.audit.classifier import Classifier, Saliency
-from service.audit.evidence import gather
+from service.audit.evidence import Evidence, Finding, gather
+from service.audit.localisation import tightened
 from service.audit.preprocessing import model_input, to_source
 from service.audit.radiograph import Limits, Radiograph, decode
-from service.audit.verdict import Audit, judge, ranked, reported
+from service.audit.verdict import Audit, Verdict, judge, ranked, reported
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What was found on one model input. finding: the one that the verdict is put into words with."""
+
+    evidence: Evidence
+    finding: Finding
+    verdict: Verdict
+    timings_ms: dict[str, float]
+
+
+def examine(film: np.ndarray, classifier: Classifier, policy: Policy) -> Examination:
+    """Audit one model input, (1, S, S) float32 in [0, 1]; where it alarms, the region is tightened."""
+    evidence = gather(film, classifier, policy.reference)
+    finding, verdict = reported(evidence, policy), judge(evidence, policy.likeness.distance(film), policy)
+    timings = evidence.timings_ms
+    if verdict.word == "suspicious" and verdict.region:
+        started = time.perf_counter()
+        region = tightened(film, evidence.prediction.logits, finding, classifier)
+        verdict = replace(verdict, region=region)
+        timings = timings | {"localisation": 1000 * (time.perf_counter() - started)}
+    return Examination(evidence, finding, verdict, timings)
 
 
 def audit(data: bytes, classifier: Classifier, policy: Policy | None, limits: Limits) -> tuple[Radiograph, Audit]:
@@ -30,13 +55,12 @@ def audit_radiograph(
     if policy is None:
         return _without_policy(radiograph, film, classifier, {"decode": decode_ms, "model_input": prepared_ms})
     policy.check(classifier.card)
-    evidence = gather(film, classifier, policy.reference)
-    verdict = judge(evidence, policy.likeness.distance(film), policy)
-    finding = reported(evidence, policy)
+    found = examine(film, classifier, policy)
+    evidence, finding, verdict = found.evidence, found.finding, found.verdict
     source = None
     if verdict.region:
         source = to_source(verdict.region, classifier.card.preprocessing, radiograph.width, radiograph.height)
-    timings = {"decode": decode_ms, "model_input": prepared_ms, **evidence.timings_ms}
+    timings = {"decode": decode_ms, "model_input": prepared_ms, **found.timings_ms}
     return Audit(
         source_sha256=radiograph.sha256,
         pixels_sha256=radiograph.pixels_sha256,
