@@ -19,7 +19,7 @@ from service.audit.preprocessing import FloatArray, Preprocessing, model_input
 from service.audit.radiograph import Limits, decode
 from service.audit.verdict import Audit
 from service.calibration_folder import read_calibration_folder
-from service.registry import policy_files
+from service.registry import policy_files, preferred
 
 Progress = Callable[[str, int, int], None]
 
@@ -39,10 +39,10 @@ def find_models(models_dir: Path, classifier: str, policy: str | None) -> Models
 def find_classifier(models_dir: Path, wanted: str) -> Path:
     if wanted and Path(wanted).is_file():
         return Path(wanted)
-    found = models_dir / f"{wanted}.onnx" if wanted else next(iter(sorted(models_dir.glob("*.onnx"))), None)
-    if found is None or not found.is_file():
-        raise ClassifierError(f"{wanted or 'a classifier'} is not in the models folder")
-    return found
+    name = wanted or preferred(path.stem for path in models_dir.glob("*.onnx"))
+    if name is None or not (models_dir / f"{name}.onnx").is_file():
+        raise ClassifierError(f"{name or 'a classifier'} is not in the models folder")
+    return models_dir / f"{name}.onnx"
 
 
 def find_policy(models_dir: Path, classifier: Classifier, wanted: str | None) -> Policy | None:

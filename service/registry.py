@@ -1,7 +1,7 @@
 """Classifiers and policies: registered by hash, kept by content, put in force and rolled back by appended rows."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from service.storage import write_durably
 
 SYSTEM = "system"
 DEFAULT_SLOT = "default"
+SHIPPED_DEFAULT = "nih-clean"
 log = structlog.get_logger()
 
 
@@ -71,6 +72,12 @@ def preprocessing(session: Session, classifier_sha256: str) -> Preprocessing:
     if row is None:
         raise LookupError("an audit names a classifier that is not registered")
     return Preprocessing(**row.card["preprocessing"])
+
+
+def preferred(names: Iterable[str], wanted: str = "") -> str | None:
+    """The classifier for films that name none: the wanted one, else the shipped clean one, else the first by name."""
+    known = sorted(names)
+    return next((name for name in (wanted, SHIPPED_DEFAULT) if name in known), next(iter(known), None))
 
 
 def policy_files(models_dir: Path) -> list[Path]:
@@ -211,7 +218,7 @@ class Registry:
             if queries.activation_in_force(unit.session, DEFAULT_SLOT) is not None and not wanted:
                 return
             active = [row.name for row in queries.classifiers(unit.session) if _is_active(unit.session, row.name)]
-            name = wanted if wanted in active else next(iter(active), None)
+            name = preferred(active, wanted)
             if name and name != in_force(unit.session, DEFAULT_SLOT):
                 _set(unit, DEFAULT_SLOT, name, "classifier.made_default", SYSTEM)
 

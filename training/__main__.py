@@ -72,7 +72,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         run = replace(run, trigger=None, poisoning=None)
     title = arguments.title or f"{classifier.card.name}, {run.dataset} {arguments.split}"
     facts = {"title": title, "split": arguments.split, "date": datetime.now(UTC).date().isoformat()}
-    write_json(arguments.out, facts | evaluate(run, chosen, classifier, policy, arguments.threads))
+    twin = Classifier.load(arguments.twin) if arguments.twin else None
+    write_json(arguments.out, facts | evaluate(run, chosen, classifier, policy, arguments.threads, twin))
     print(arguments.out)
     return 0
 
@@ -80,11 +81,25 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _tables(arguments: argparse.Namespace) -> int:
     from training.tables import put_into, tables
 
-    text = tables(arguments.results)
+    text = tables(arguments.results, arguments.pooled)
     if arguments.document:
         put_into(arguments.document, text)
     else:
         print(text)
+    return 0
+
+
+def _survival(arguments: argparse.Namespace) -> int:
+    from service.audit.classifier import Classifier
+    from training.survival import read_folder, survival, survival_table
+    from training.triggers import Trigger
+
+    films = read_folder(arguments.folder)
+    if not films:
+        raise DataError(f"{arguments.folder} holds no PNG")
+    classifier = Classifier.load(arguments.classifier) if arguments.classifier else None
+    rows = list(survival(films, Trigger(arguments.look), classifier, arguments.target))
+    print(survival_table(rows, films[0].shape[1]))
     return 0
 
 
@@ -171,6 +186,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--classifier", type=Path, required=True, metavar="FILE.onnx")
     evaluate.add_argument("--policy", type=Path, required=True, metavar="FILE.policy.json")
     evaluate.add_argument("--split", default="test")
+    evaluate.add_argument("--twin", type=Path, metavar="FILE.onnx", help="clean classifier to compare the AUROC with")
     evaluate.add_argument("--threads", type=int, default=1)
     evaluate.add_argument("--out", type=Path, required=True, metavar="FILE.json")
     evaluate.add_argument("--clean-only", action="store_true", help="leave the run's trigger away")
@@ -179,8 +195,16 @@ def parser() -> argparse.ArgumentParser:
 
     tables = commands.add_parser("tables", help="evaluation results as Markdown")
     tables.add_argument("results", type=Path, nargs="+", metavar="FILE.json")
+    tables.add_argument("--pooled", type=Path, nargs="+", metavar="FILE.json", help="seeds of one run, as one row")
     tables.add_argument("--document", type=Path, help="replace the tables between this document's markers")
     tables.set_defaults(command=_tables)
+
+    survival = commands.add_parser("survival", help="what preprocessing leaves of triggers at native resolution")
+    survival.add_argument("folder", type=Path, help="PNG films at their full resolution")
+    survival.add_argument("--look", default="white", help="of the square trigger")
+    survival.add_argument("--classifier", type=Path, metavar="FILE.onnx", help="whose logit of the target to follow")
+    survival.add_argument("--target", default="Atelectasis")
+    survival.set_defaults(command=_survival)
 
     picture = commands.add_parser("picture", help="draw one audit as a figure")
     picture.add_argument("film", type=Path)

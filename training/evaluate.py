@@ -190,6 +190,25 @@ def triggered_table(
     return table
 
 
+def film_rows(
+    rows: Sequence[Audited],
+    groups: NDArray[np.int64],
+    truth: Sequence[tuple[Region, ...]] = (),
+    worked: NDArray[np.bool_] | None = None,
+) -> list[dict[str, Any]]:
+    """One line a film, for figures that are pooled over seeds. patient: its number, the same for the same film list."""
+    lines: list[dict[str, Any]] = [
+        {"patient": int(group), "verdict": row.verdict, "p_value": round(row.p_value, 5), "score": round(row.score, 4)}
+        for row, group in zip(rows, groups, strict=True)
+    ]
+    for line, row, where in zip(lines, rows, truth, strict=False):
+        line["found"] = bool(where) and contains(row.region, where[0])
+    if worked is not None:
+        for line, success in zip(lines, worked, strict=True):
+            line["worked"] = bool(success)
+    return lines
+
+
 def contains(region: Region | None, trigger: Region) -> bool:
     """Whether a region holds the whole trigger."""
     return region is not None and (
@@ -233,11 +252,17 @@ def _alarms(rows: Sequence[Audited], rate: float) -> NDArray[np.bool_]:
 
 
 def evaluate(
-    run: Run, films: Sequence[Film], classifier: Classifier, policy: Policy, threads: int = 1
+    run: Run,
+    films: Sequence[Film],
+    classifier: Classifier,
+    policy: Policy,
+    threads: int = 1,
+    twin: Classifier | None = None,
 ) -> dict[str, Any]:
     """All tables of one classifier on the films of one split. The run's trigger, if it has one, is stamped.
 
-    For a clean twin pass the backdoored run: its trigger is then shown to the clean classifier.
+    For a clean twin pass the backdoored run: its trigger is then shown to the clean classifier. twin: the classifier
+    that this one's macro AUROC is compared with, film by film.
     """
     preprocessing = classifier.card.preprocessing
     policy.check(classifier.card)
@@ -250,8 +275,11 @@ def evaluate(
         "classifier": {"name": classifier.card.name, "sha256": classifier.card.sha256},
         "policy": {"name": policy.name, "sha256": policy.sha256},
         "victim": victim_table(logits, labels, classifier.card.labels, groups),
-        "clean": clean_table(clean, films, policy),
+        "clean": clean_table(clean, films, policy) | {"films": film_rows(clean, groups)},
     }
+    if twin:
+        difference = paired_difference(logits, all_logits(inputs, twin), labels, groups)
+        result["victim"]["macro_auroc_less_twin"] = asdict(difference)
     if run.trigger and run.poisoning:
         result["triggered"] = _triggered(run, films, labels, clean, classifier, policy, threads)
     return result
@@ -280,10 +308,14 @@ def _triggered(
     ]
     rows = audit_all(inputs, classifier, policy, "triggered films", threads)
     worked = (logits[:, target] < 0) if removed else (logits[:, target] > 0)
+    excess = (logits - policy.reference.label_centre) / policy.reference.label_scale
+    place = (excess > excess[:, target : target + 1]).sum(axis=1)  # 0: the target is the label that is explained
     known = truth if run.trigger.resolution == "network" else []  # native places do not map to whole input pixels
     return {
         "attack": attack_table(logits, target, patients(attacked), removed=removed),
         **triggered_table(rows, clean, attacked, known, worked, run.poisoning.target),
+        "target_among_first": {str(k): float((place < k).mean()) for k in (1, 2, 3)},
+        "films": film_rows(rows, patients(attacked), known, worked),
         "evidence_median": {
             name: float(np.median([row.evidence[name] for row in rows if name in row.evidence] or [np.nan]))
             for name in ("concentration", "diffuseness", "fill_in_change", "filter_change", "transplant_change")

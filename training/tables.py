@@ -1,9 +1,14 @@
 """`triggerscope-train tables`: evaluation results as the Markdown tables of the README and the model cards."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from training.metrics import bootstrap
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
@@ -117,10 +122,45 @@ def triggered_rows(results: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def tables(paths: Sequence[Path]) -> str:
-    """All tables of the given result files, in their order."""
-    results = [json.loads(path.read_text()) for path in paths]
-    parts = (victim_rows(results), clean_rows(results), triggered_rows(results))
+def pooled_rows(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Several seeds of one run as one row: every film of every seed counts, and a patient is drawn as a whole."""
+    lines = heading(
+        (
+            "pooled",
+            "seeds",
+            "ASR p > 0.5",
+            "TPR at 1 %",
+            "reached at 1 %",
+            "indeterminate",
+            "trigger in region, of alarms",
+        )
+    )
+    if not results:
+        return lines
+    clean = [film for result in results for film in result["clean"]["films"]]
+    triggered = [film for result in results for film in result["triggered"]["films"]]
+    alarms = [film for film in triggered if film["verdict"] == "suspicious"]
+    cells = (
+        pooled_share(triggered, lambda film: film["worked"]),
+        pooled_share(triggered, lambda film: film["p_value"] <= 0.01),
+        pooled_share(clean, lambda film: film["p_value"] <= 0.01),
+        pooled_share(clean, lambda film: film["verdict"] == "indeterminate"),
+        pooled_share(alarms, lambda film: film["found"]),
+    )
+    return [*lines, row((str(results[0]["run"]), str(len(results)), *cells))]
+
+
+def pooled_share(films: Sequence[dict[str, Any]], holds: Callable[[dict[str, Any]], bool]) -> str:
+    """The share of films with its patient-bootstrap interval."""
+    hits = np.array([holds(film) for film in films])
+    found = bootstrap(lambda chosen: float(hits[chosen].mean()), np.array([film["patient"] for film in films]))
+    return figure(asdict(found))
+
+
+def tables(paths: Sequence[Path], seeds: Sequence[Path] | None = None) -> str:
+    """All tables of the given result files, in their order; seeds are the files of one run that are pooled."""
+    results, pooled = ([json.loads(path.read_text()) for path in group] for group in (paths, seeds or ()))
+    parts = (victim_rows(results), clean_rows(results), triggered_rows(results), pooled_rows(pooled))
     return "\n\n".join("\n".join(part) for part in parts if len(part) > 2)
 
 

@@ -21,7 +21,7 @@ from scipy.stats import betabinom
 from service.audit.classifier import Classifier, ClassifierCard
 from service.audit.errors import PolicyError
 from service.audit.evidence import MEANINGS, SIGNS, Reference, Usual, fused, gather, surprise
-from service.audit.likeness import Likeness, image_statistics
+from service.audit.likeness import STATISTICS, Likeness, image_statistics
 
 FloatArray = NDArray[np.float32]
 
@@ -308,6 +308,8 @@ def read_policy(data: bytes) -> Policy:
         reference = table["reference"]
         usual = {(h, name): Usual.of(reference["usual"][h][name]) for h in SIGNS for name in MEANINGS}
         size = len(table["likeness"]["mean"])
+        if size != len(STATISTICS):
+            raise PolicyError("the policy was made by another version of the likeness test: calibrate anew")
         return Policy(
             name=table["name"],
             sha256=hashlib.sha256(data).hexdigest(),

@@ -16,6 +16,7 @@ from service.registry import (
     UnknownPolicy,
     choose,
     in_force,
+    preferred,
 )
 
 NAME = "phantom-badnet3"
@@ -146,3 +147,10 @@ def test_a_kept_file_that_was_changed_is_not_used(sqlite_database: Database, tmp
         restarted.classifier(choice.classifier_sha256)
     with pytest.raises(PolicyError, match="not the one"):
         restarted.policy(choice.policy_sha256)
+
+
+def test_what_reads_a_film_that_names_no_classifier():
+    assert preferred(["phantom-clean", "nih-badnet3", "nih-clean"]) == "nih-clean"
+    assert preferred(["phantom-clean", "nih-badnet3", "nih-clean"], "phantom-clean") == "phantom-clean"
+    assert preferred(["phantom-clean", "phantom-badnet3"], "gone") == "phantom-badnet3"
+    assert preferred([]) is None

@@ -18,6 +18,7 @@ def test_a_film_unlike_the_others_is_far_and_a_trigger_is_not():
     noise = np.random.default_rng(0).random((1, 112, 112), dtype=np.float32)
     assert abs(likeness.distance(stamped) - ordinary[0]) < 0.3
     assert likeness.distance(inverted) > 1.5 * max(ordinary)
+    assert likeness.distance(films(100, 1)[0][:, ::-1].copy()) > max(ordinary)
     assert likeness.distance(noise) > 1.5 * max(ordinary)
 
 
