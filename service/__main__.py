@@ -20,8 +20,9 @@ from service.app import (
     open_acceptance,
     open_database,
     open_registry,
-    open_watcher,
     open_worker,
+    watch_sources,
+    watched_sources,
 )
 from service.audit.calibration import policy_bytes
 from service.audit.classifier import Classifier
@@ -135,9 +136,10 @@ def dimse(settings: Settings, _arguments: Arguments) -> int:
 
 def watch(settings: Settings, _arguments: Arguments) -> int:
     logs.configure(settings.log_level)
-    with open_database(settings) as database, open_watcher(settings, database) as watcher:
+    sources = watched_sources(settings)
+    with open_database(settings) as database:
         open_registry(settings, database).synchronise(settings.default_classifier)
-        watcher.run(_stop_signal(), settings.watch_seconds)
+        watch_sources(sources, open_acceptance(settings, database), _stop_signal())
     return 0
 
 
@@ -324,7 +326,7 @@ def _add_serving(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 def _add_pacs(commands: "Commands[argparse.ArgumentParser]") -> None:
     _command(commands, "dimse", dimse, "receive films by C-STORE")
-    _command(commands, "watch", watch, "take films from an Orthanc as they arrive there")
+    _command(commands, "watch", watch, "take films from archives as they arrive there")
     parser = _command(commands, "forget", forget, "remove what identifies a study; its audits stay")
     parser.add_argument("study_instance_uid")
     results = _group(commands, "results", "what goes back to the PACS")

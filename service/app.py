@@ -3,16 +3,16 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
 from functools import partial
 
-import httpx
 import structlog
 from fastapi import FastAPI
 
 from service import __version__
-from service.api import audits, classifiers, docs, errors, health, releases, watch_list
+from service.api import audits, classifiers, docs, errors, health, hooks, releases, watch_list
 from service.api.middleware import Envelope
 from service.audit.classifier import Classifier
 from service.audit.radiograph import Decoder, Limits, Radiograph
@@ -25,23 +25,27 @@ from service.intake import DecodedFilms, Intake
 from service.metrics import Metrics
 from service.pacs import stow
 from service.pacs.acceptance import Acceptance
+from service.pacs.dicomweb import DicomwebWatcher
 from service.pacs.dimse import Port, tls_context
 from service.pacs.identity import open_pseudonyms
 from service.pacs.orthanc import OrthancWatcher
 from service.pacs.outbox import Outbox
 from service.pacs.peers import parse_peers
+from service.pacs.sources import OrthancSource, Sources, SourcesError, load_sources, open_client
+from service.pacs.watching import keep_watching
 from service.registry import Registry
 from service.resources import Desk, HttpLimits, Resources
 from service.rules import load_rules
 from service.settings import Settings
 from service.signing import Signer
 from service.storage import Storage
+from service.webhook_signature import read_secret
 from service.worker import Outcome, Pace, Worker
 
 Decode = Callable[[bytes], Radiograph]
 ROUTERS = (
-    audits.router, releases.router, classifiers.router, watch_list.router, health.router, docs.router, stow.router,
-    *pages.ROUTERS,
+    audits.router, releases.router, classifiers.router, watch_list.router, health.router, hooks.router, docs.router,
+    stow.router, *pages.ROUTERS,
 )  # fmt: skip
 log = structlog.get_logger()
 
@@ -152,12 +156,39 @@ def dimse_port(settings: Settings) -> Port:
     )
 
 
-@contextmanager
-def open_watcher(settings: Settings, database: Database) -> Iterator[OrthancWatcher]:
-    password = settings.orthanc_password_file.read_text().strip() if settings.orthanc_password_file else ""
-    auth = httpx.BasicAuth(settings.orthanc_username, password) if settings.orthanc_username else None
-    with httpx.Client(base_url=settings.orthanc_url, auth=auth, timeout=60, trust_env=False) as client:
-        yield OrthancWatcher(client, open_acceptance(settings, database))
+def watched_sources(settings: Settings) -> Sources:
+    """Those of the file, and the one Orthanc that settings name. Raises SourcesError."""
+    sources = load_sources(settings.sources_file) if settings.sources_file else Sources()
+    if settings.orthanc_url:
+        orthanc = OrthancSource(
+            name="orthanc",
+            url=settings.orthanc_url,
+            username=settings.orthanc_username,
+            password_file=settings.orthanc_password_file,
+            seconds=settings.watch_seconds,
+        )
+        sources = Sources(orthanc=(orthanc, *sources.orthanc), dicomweb=sources.dicomweb)
+    if not sources.orthanc and not sources.dicomweb:
+        raise SourcesError("nothing to watch: set orthanc_url or sources_file")
+    return sources
+
+
+def watch_sources(sources: Sources, acceptance: Acceptance, stop: threading.Event) -> None:
+    """Each source in a thread of its own, until `stop` or until one of them fails for good."""
+    with ExitStack() as clients, ThreadPoolExecutor(len(sources.orthanc) + len(sources.dicomweb)) as pool:
+        polls: list[tuple[Callable[[], bool], float]] = []
+        for orthanc in sources.orthanc:
+            client = clients.enter_context(open_client(orthanc))
+            polls.append((OrthancWatcher(client, acceptance, orthanc.name).poll, orthanc.seconds))
+        for archive in sources.dicomweb:
+            client = clients.enter_context(open_client(archive))
+            polls.append((DicomwebWatcher(archive, client, acceptance).poll, archive.seconds))
+        running = [pool.submit(keep_watching, poll, acceptance.database, stop, seconds) for poll, seconds in polls]
+        try:
+            for future in as_completed(running):
+                future.result()
+        finally:
+            stop.set()
 
 
 def open_registry(settings: Settings, database: Database) -> Registry:
@@ -194,6 +225,7 @@ def hold_resources(
                 uploads=asyncio.Semaphore(settings.max_uploads),
                 http=http_limits(settings),
                 desk=open_desk(settings),
+                hook_secret=read_secret(settings.hook_secret_file) if settings.hook_secret_file else None,
                 worker=embedded,
                 worker_thread=thread,
             )

@@ -14,6 +14,7 @@ from service.db.tables import ApiKeyRow
 
 SCOPES = {
     "audits:write": "Submit radiographs",
+    "films:announce": "Tell the watchers that films have arrived",
     "audits:read": "Read audits, classifiers, policies and metrics",
     "audits:review": "Decide on flagged audits and comment on them",
     "releases:read": "Ask whether a result may go on to readers",
@@ -45,7 +46,7 @@ class Principal:
     csrf_token: str = ""
 
 
-ANONYMOUS = Principal("anonymous", frozenset({"audits:write", "audits:read", "audits:review"}))
+ANONYMOUS = Principal("anonymous", frozenset({"audits:write", "audits:read", "audits:review", "films:announce"}))
 
 
 def create(

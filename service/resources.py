@@ -49,5 +49,6 @@ class Resources:
     uploads: asyncio.Semaphore
     http: HttpLimits
     desk: Desk
+    hook_secret: bytes | None
     worker: Worker | None
     worker_thread: threading.Thread | None

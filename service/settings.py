@@ -74,7 +74,9 @@ class Settings(BaseSettings):
     orthanc_url: str = ""
     orthanc_username: str = ""
     orthanc_password_file: Path | None = None
+    sources_file: Path | None = None
     watch_seconds: float = Field(default=2.0, gt=0)
+    hook_secret_file: Path | None = None
 
     original_retention_hours: float = Field(default=24.0, gt=0)
     sweep_seconds: float = Field(default=300.0, gt=0)

@@ -89,6 +89,7 @@ def _with_scopes(principal: Principal, scopes: SecurityScopes) -> Principal:
 
 
 Uploader = Annotated[Principal, Security(authorise, scopes=["audits:write"])]
+Announcer = Annotated[Principal, Security(authorise, scopes=["films:announce"])]
 Reader = Annotated[Principal, Security(authorise, scopes=["audits:read"])]
 Reviewer = Annotated[Principal, Security(authorise, scopes=["audits:review"])]
 ReleaseReader = Annotated[Principal, Security(authorise, scopes=["releases:read"])]

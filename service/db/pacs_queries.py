@@ -7,7 +7,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from service.db.queries import insert_unless_present
-from service.db.tables import CursorRow, DeliveryRow, FilmRow, IdentityRow, InstanceRow, JobRow
+from service.db.tables import CursorRow, DeliveryRow, FilmRow, IdentityRow, InstanceRow, JobRow, SeenRow
 
 PENDING, DELIVERED, DEAD, CANCELLED = "pending", "delivered", "dead", "cancelled"
 
@@ -61,6 +61,18 @@ def move_cursor(session: Session, name: str, position: int, at: datetime) -> Non
     if not insert_unless_present(session, CursorRow(name=name, position=position, updated_at=at)):
         statement = update(CursorRow).where(CursorRow.name == name)
         session.execute(statement.values(position=position, updated_at=at))
+
+
+def is_seen(session: Session, source: str, sop_hmac: str) -> bool:
+    return session.get(SeenRow, (source, sop_hmac)) is not None
+
+
+def mark_seen(session: Session, source: str, sop_hmac: str, day: int) -> None:
+    insert_unless_present(session, SeenRow(source=source, sop_hmac=sop_hmac, day=day))
+
+
+def forget_seen(session: Session, source: str, before_day: int) -> None:
+    session.execute(delete(SeenRow).where(SeenRow.source == source, SeenRow.day < before_day))
 
 
 def delivery(session: Session, delivery_id: str) -> DeliveryRow | None:

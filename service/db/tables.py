@@ -260,6 +260,18 @@ class CursorRow(Tables):
     updated_at: Mapped[datetime]
 
 
+class SeenRow(Tables):
+    """An instance that a DICOMweb watcher has dealt with; forgotten when its study leaves the watched days."""
+
+    __tablename__ = "seen_instances"
+
+    source: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sop_hmac: Mapped[str] = mapped_column(String(64), primary_key=True)
+    day: Mapped[int]  # proleptic ordinal of the study's date
+
+    __table_args__ = (Index(None, "source", "day"),)
+
+
 class DeliveryRow(Tables):
     """One result that has to reach one destination: the outbox. The object itself is made when it is sent.
 

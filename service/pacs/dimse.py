@@ -31,7 +31,7 @@ from service.audit.dicom import NATIVE
 from service.audit.errors import RadiographError, TriggerscopeError
 from service.pacs.acceptance import Acceptance
 from service.pacs.identity import Sender
-from service.pacs.instance import FILM_CLASSES, Instance
+from service.pacs.instance import FILM_CLASSES, Instance, UidMismatch
 from service.pacs.peers import Peer, may_associate, may_connect
 from service.pacs.proof import on_report
 
@@ -52,12 +52,6 @@ ACSE_SECONDS = 5.0
 NETWORK_SECONDS = 60.0
 MAX_PDU_BYTES = 128 * 1024
 log = structlog.get_logger()
-
-
-class UidMismatch(RadiographError):
-    """The data set's UIDs are not those of the C-STORE request."""
-
-    code = "uid_mismatch"
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,12 @@ class UnsupportedSopClass(RadiographError):
     code = "unsupported_sop_class"
 
 
+class UidMismatch(RadiographError):
+    """The data set's UIDs are not those that were announced or asked for."""
+
+    code = "uid_mismatch"
+
+
 @dataclass(frozen=True, slots=True)
 class Instance:
     """One DICOM film as its header describes it."""

@@ -1,14 +1,12 @@
 """The watcher of an Orthanc: reads /changes behind a cursor that moves with each committed film, so nothing is lost."""
 
-import threading
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import structlog
-from sqlalchemy.exc import DBAPIError
 
-from service.audit.errors import RadiographError, TooManyBytes, TriggerscopeError
+from service.audit.errors import RadiographError, TooManyBytes
 from service.db import pacs_queries
 from service.db.session import Unit, utc_now
 from service.pacs.acceptance import Acceptance, Also
@@ -16,33 +14,20 @@ from service.pacs.identity import Sender
 from service.pacs.instance import FILM_CLASSES
 
 PAGE = 100
-LONGEST_WAIT_SECONDS = 60.0
-SOURCE = "orthanc"
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class OrthancWatcher:
-    """client: has Orthanc's address and credentials."""
+    """name: of the source, as audits record it. client: has Orthanc's address and credentials."""
 
     client: httpx.Client
     acceptance: Acceptance
+    name: str = "orthanc"
 
     @property
     def cursor(self) -> str:
         return f"orthanc/{self.client.base_url.host}:{self.client.base_url.port or ''}{self.client.base_url.path}"
-
-    def run(self, stop: threading.Event, seconds: float) -> None:
-        """Polls until `stop`; while Orthanc, disk or database are away, or the queue is full, ever more slowly."""
-        wait = seconds
-        while not stop.is_set():
-            try:
-                is_behind = self.poll()
-                wait = 0.0 if is_behind else seconds
-            except (httpx.HTTPError, DBAPIError, OSError, TriggerscopeError) as error:
-                wait = min(max(2 * wait, seconds), LONGEST_WAIT_SECONDS)
-                log.warning("watch.interrupted", error=type(error).__name__, seconds=wait)
-            stop.wait(wait)
 
     def poll(self) -> bool:
         """Take one page of changes; whether there are more."""
@@ -61,7 +46,7 @@ class OrthancWatcher:
 
     def _take(self, instance_id: str, sequence: int) -> None:
         move = self._move_to(sequence)
-        sender = Sender("orthanc", f"watch:{SOURCE}", SOURCE, address=str(self.client.base_url.host)[:45])
+        sender = Sender("orthanc", f"watch:{self.name}", self.name, address=str(self.client.base_url.host)[:45])
         data: bytes | None = None
         try:
             data = self._film(instance_id)

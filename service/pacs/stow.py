@@ -3,12 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from email.message import Message
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
-from python_multipart.exceptions import MultipartParseError
-from python_multipart.multipart import MultipartParser
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
@@ -19,6 +16,7 @@ from service.audit.errors import RadiographError, TooManyBytes, TriggerscopeErro
 from service.keys import Principal
 from service.pacs.identity import Sender
 from service.pacs.instance import Instance
+from service.pacs.multipart import MalformedMultipart, PartReader
 from service.resources import Resources
 
 MEDIA_TYPE = "application/dicom+json"
@@ -117,56 +115,21 @@ def _whole(part: bytes | TooManyBytes) -> bytes:
     return part
 
 
-class _Collector:
-    """Turns the parser's calls into whole parts; of a part that is too large only that fact is kept."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.finished: list[bytes | TooManyBytes] = []
-        self._max_bytes = max_bytes
-        self._chunks: list[bytes] = []
-        self._count = 0
-        self.ended = False
-
-    def on_part_begin(self) -> None:
-        self._chunks, self._count = [], 0
-
-    def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        self._count += end - start
-        if self._count <= self._max_bytes:
-            self._chunks.append(data[start:end])
-
-    def on_part_end(self) -> None:
-        too_large = self._count > self._max_bytes
-        self.finished.append(
-            TooManyBytes(f"more than {self._max_bytes} bytes") if too_large else b"".join(self._chunks)
-        )
-        self._chunks = []
-
-    def on_end(self) -> None:
-        self.ended = True
-
-
 async def _parts(request: Request, max_bytes: int, pause_seconds: float) -> AsyncIterator[bytes | TooManyBytes]:
     """The parts of the body as they arrive; one part is in memory at a time."""
-    collector = _Collector(max_bytes)
-    parser = MultipartParser(_boundary(request), {
-        "on_part_begin": collector.on_part_begin,
-        "on_part_data": collector.on_part_data,
-        "on_part_end": collector.on_part_end,
-        "on_end": collector.on_end,
-    })  # fmt: skip
+    reader = _reader(request, max_bytes)
     count = 0
     async for chunk in _chunks(request, pause_seconds):
         try:
-            parser.write(chunk)
-        except MultipartParseError:
-            raise RequestError("malformed_multipart", "the parts cannot be told apart") from None
-        while collector.finished:
+            reader.feed(chunk)
+        except MalformedMultipart as error:
+            raise RequestError("malformed_multipart", str(error)) from None
+        while reader.finished:
             count += 1
             if count > MAX_INSTANCES:
                 raise RequestError("malformed_multipart", f"more than {MAX_INSTANCES} instances")
-            yield collector.finished.pop(0)
-    if not collector.ended or count == 0:
+            yield reader.finished.pop(0)
+    if not reader.ended or count == 0:
         raise RequestError("malformed_multipart", "the body ends before its last boundary")
 
 
@@ -184,14 +147,11 @@ async def _chunks(request: Request, pause_seconds: float) -> AsyncIterator[bytes
         yield chunk
 
 
-def _boundary(request: Request) -> str:
-    message = Message()
-    message["content-type"] = request.headers.get("content-type", "")
-    boundary = message.get_param("boundary")
-    of_dicom = message.get_param("type", "application/dicom") == "application/dicom"
-    if message.get_content_type() != "multipart/related" or not isinstance(boundary, str) or not of_dicom:
-        raise RequestError("unsupported_media_type", 'send multipart/related; type="application/dicom"')
-    return boundary
+def _reader(request: Request, max_bytes: int) -> PartReader:
+    try:
+        return PartReader(request.headers.get("content-type", ""), max_bytes)
+    except MalformedMultipart:
+        raise RequestError("unsupported_media_type", 'send multipart/related; type="application/dicom"') from None
 
 
 def _answer(report: Report) -> JSONResponse:

@@ -3,20 +3,15 @@
 The body names the audit and never the patient: no UID, no attribute of the film.
 """
 
-import base64
-import binascii
-import hashlib
-import hmac
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 from service.db.tables import AuditRow, JobRow
 from service.pacs.destinations import DeliveryFailed, http_client
 from service.rules import Destination
-
-PREFIX = "whsec_"
-LEAST_SECRET_BYTES = 24
+from service.webhook_signature import UnusableSecret, read_secret, signed_headers
 
 
 def payload(job: JobRow, audit: AuditRow) -> dict[str, Any]:
@@ -50,23 +45,8 @@ def post(destination: Destination, webhook_id: str, content: dict[str, Any]) -> 
         raise DeliveryFailed(f"the receiver answered {answer.status_code}")
 
 
-def signed_headers(secret: bytes, webhook_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    signed = f"{webhook_id}.{timestamp}.".encode() + body
-    signature = base64.b64encode(hmac.new(secret, signed, hashlib.sha256).digest()).decode()
-    return {
-        "Content-Type": "application/json",
-        "webhook-id": webhook_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": f"v1,{signature}",
-    }
-
-
 def _secret(destination: Destination) -> bytes:
     try:
-        text = destination.secret_file.read_text().strip() if destination.secret_file else ""
-        secret = base64.b64decode(text.removeprefix(PREFIX), validate=True)
-    except (OSError, binascii.Error, UnicodeDecodeError):
-        raise DeliveryFailed("the webhook's secret cannot be read") from None
-    if len(secret) < LEAST_SECRET_BYTES:
-        raise DeliveryFailed(f"the webhook's secret has fewer than {LEAST_SECRET_BYTES} bytes")
-    return secret
+        return read_secret(destination.secret_file or Path())
+    except UnusableSecret as error:
+        raise DeliveryFailed(error.detail) from None

@@ -19,11 +19,12 @@ from tests.service.serving import png, serving
 
 OPEN, READ, WRITE, REVIEW, ADMIN = None, "audits:read", "audits:write", "audits:review", "admin"
 RELEASE = "releases:read"
+ANNOUNCE = "films:announce"
 SCOPES_OF_ROLES = {
     "uploader": {WRITE},
     "auditor": {WRITE, READ},
     "reviewer": {WRITE, READ, REVIEW},
-    "administrator": {WRITE, READ, REVIEW, ADMIN, RELEASE},
+    "administrator": {WRITE, READ, REVIEW, ADMIN, RELEASE, ANNOUNCE},
 }
 PASSWORD = "correct horse battery"
 MATRIX = {
@@ -73,6 +74,8 @@ MATRIX = {
     ("POST", "/v1/classifiers/{name}/policy/rollback"): ADMIN,
     ("GET", "/v1/policies"): READ,
     ("POST", "/v1/releases"): RELEASE,
+    ("POST", "/v1/hooks/films"): ANNOUNCE,
+    ("POST", "/v1/hooks/films/signed"): OPEN,  # to whoever can sign; not there without a secret
     ("POST", "/dicom-web/studies"): WRITE,
     ("POST", "/dicom-web/studies/{study_uid}"): WRITE,
 }

@@ -3,11 +3,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import func, select
 
 from service.app import open_database
 from service.audit.radiograph import Limits
 from service.db.session import Database
-from service.db.tables import ActivationRow
+from service.db.tables import ActivationRow, Tables
 from service.pacs.acceptance import Acceptance
 from service.pacs.identity import open_pseudonyms
 from service.rules import Rules
@@ -57,3 +58,8 @@ def make_acceptance(
         timedelta(hours=1),
         depth,
     )
+
+
+def count(database: Database, table: type[Tables]) -> int:
+    with database.read() as session:
+        return session.scalar(select(func.count()).select_from(table)) or 0

@@ -81,11 +81,11 @@ class Orthanc:
         (self.folder / "orthanc.json").write_text(json.dumps(settings | extra))
 
     @contextmanager
-    def running(self) -> Iterator[httpx.Client]:
+    def running(self, auth: tuple[str, str] | None = None) -> Iterator[httpx.Client]:
         with (self.folder / "log").open("ab") as log:
             process = subprocess.Popen([program("Orthanc"), str(self.folder / "orthanc.json")], stdout=log, stderr=log)
         try:
-            with httpx.Client(base_url=self.url, timeout=60, trust_env=False) as client:
+            with httpx.Client(base_url=self.url, auth=auth, timeout=60, trust_env=False) as client:
                 _wait_for(client, process)
                 yield client
         finally:

@@ -18,7 +18,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     SecondaryCaptureImageStorage,
     Verification,
 )
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from service.db import queries
 from service.db.session import Database
@@ -30,7 +30,7 @@ from service.pacs.peers import parse_peers
 from service.settings import Settings
 from service.storage import Storage
 from tests.conftest import unavailable
-from tests.service.pacs.conftest import MAX_BYTES, make_acceptance
+from tests.service.pacs.conftest import MAX_BYTES, count, make_acceptance
 from tests.service.pacs.films import film
 from tests.service.pacs.peers import certificate, program, wait_until
 
@@ -77,11 +77,6 @@ def data_set(file: bytes) -> bytes:
     return file[144 + int.from_bytes(file[140:144], "little") :]
 
 
-def count(database: Database, table: type = JobRow) -> int:
-    with database.read() as session:
-        return session.scalar(select(func.count()).select_from(table)) or 0
-
-
 def test_echo(server: StoreServer) -> None:
     with associated(server) as association:
         assert association.send_c_echo().Status == 0
@@ -103,7 +98,7 @@ def test_the_same_film_again_is_a_success_and_no_second_job(
     server: StoreServer, opened: Database, tmp_path: Path
 ) -> None:
     assert [status_of(server, film(1), tmp_path, title) for title in ("CT7", "CT8", "CT7")] == [0, 0, 0]
-    assert count(opened) == 1
+    assert count(opened, JobRow) == 1
 
 
 def test_uids_that_differ_from_the_request(server: StoreServer, opened: Database) -> None:
@@ -118,7 +113,7 @@ def test_uids_that_differ_from_the_request(server: StoreServer, opened: Database
         _, answer = association.dimse.get_msg(block=True)
         association._reactor_checkpoint.set()
     assert answer.Status == 0xA900
-    assert count(opened) == 0
+    assert count(opened, JobRow) == 0
 
 
 def test_a_data_set_that_is_not_understood_leaves_a_trace(
@@ -134,7 +129,7 @@ def test_pixels_that_cannot_be_decoded_are_accepted_all_the_same(
     server: StoreServer, opened: Database, tmp_path: Path
 ) -> None:
     assert status_of(server, film(1, SamplesPerPixel=3), tmp_path) == 0
-    assert count(opened) == 1
+    assert count(opened, JobRow) == 1
 
 
 def test_a_full_queue_and_a_missing_classifier_leave_the_film_with_its_sender(
@@ -142,7 +137,7 @@ def test_a_full_queue_and_a_missing_classifier_leave_the_film_with_its_sender(
 ) -> None:
     with serving(port(), make_acceptance(opened, settings, depth=1), 5) as server:
         assert [status_of(server, film(number), tmp_path) for number in (1, 2)] == [0, 0xA700]
-    assert count(opened) == 1
+    assert count(opened, JobRow) == 1
 
 
 @pytest.mark.parametrize("peers", ["PACS@127.0.0.1", "CT7@127.0.0.2"])
@@ -167,7 +162,7 @@ def test_a_film_that_is_too_large_is_cut_off(server: StoreServer, opened: Databa
     with associated(server) as association:
         assert "Status" not in association.send_c_store(path)
         wait_until(lambda: not association.is_established)
-    assert count(opened) == 0
+    assert count(opened, JobRow) == 0
 
 
 def test_an_association_that_breaks_off_leaves_nothing(
@@ -177,7 +172,7 @@ def test_an_association_that_breaks_off_leaves_nothing(
         association.dul.socket.send(bytes.fromhex("0400000010000000100001030000") + bytes(6))
         association.dul.socket.close()
     assert status_of(server, film(2), tmp_path) == 0
-    assert count(opened) == 1
+    assert count(opened, JobRow) == 1
     assert len(list(acceptance.storage.originals_older_than(-10))) == 1
     assert acceptance.storage.sweep_partials(-10) == 0
 
@@ -222,7 +217,7 @@ def test_a_full_disk_leaves_the_film_with_its_sender(opened: Database, settings:
         with serving(port(), acceptance, 5) as server:
             assert status_of(server, film(1, side=300), tmp_path) == 0xA700
             assert status_of(server, film(2, side=32), tmp_path) == 0
-        assert count(opened) == 1
+        assert count(opened, JobRow) == 1
         assert list(disk.rglob(".partial-*")) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
@@ -236,7 +231,7 @@ def test_shutting_down_lets_an_open_association_finish(
     with serving(port(), acceptance, 10) as server, associated(server) as association:
         server.stop_accepting()
         assert association.send_c_store(path).Status == 0
-    assert count(opened) == 1
+    assert count(opened, JobRow) == 1
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import httpx
 from pydicom.uid import SecondaryCaptureImageStorage
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from service.db import pacs_queries
 from service.db.session import Database
 from service.db.tables import EventRow, JobRow
 from service.pacs.acceptance import Acceptance
 from service.pacs.orthanc import OrthancWatcher
+from service.pacs.watching import keep_watching
 from service.settings import Settings
-from tests.service.pacs.conftest import make_acceptance
+from tests.service.pacs.conftest import count, make_acceptance
 from tests.service.pacs.films import film
 from tests.service.pacs.peers import on_loopback_only, orthanc_in, wait_until
 
@@ -28,8 +29,7 @@ def drain(watcher: OrthancWatcher) -> None:
 
 
 def jobs(database: Database) -> int:
-    with database.read() as session:
-        return session.scalar(select(func.count()).select_from(JobRow)) or 0
+    return count(database, JobRow)
 
 
 @on_loopback_only
@@ -81,7 +81,7 @@ def test_a_full_queue_holds_the_cursor(opened: Database, settings: Settings, tmp
         for number in range(3):
             send(client, film(number))
         narrow = OrthancWatcher(client, make_acceptance(opened, settings, depth=2))
-        thread = threading.Thread(target=narrow.run, args=(stop, 0.05))
+        thread = threading.Thread(target=keep_watching, args=(narrow.poll, opened, stop, 0.05))
         thread.start()
         wait_until(lambda: jobs(opened) == 2)
         stop.set()
