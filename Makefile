@@ -1,9 +1,9 @@
-# make demo | test | bench | serve     Two environments: .venv (lean, no torch) and .venv-dev (training and tests).
+# make install | demo | test | bench | serve | bundle     Two environments: .venv (lean, no torch) and .venv-dev (training and tests).
 PYTHON ?= python3
 LEAN := .venv/.ready
 DEV := .venv-dev/.ready
 
-.PHONY: demo serve test bench check clean
+.PHONY: install demo serve test bench check bundle clean
 
 $(LEAN): requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -16,6 +16,8 @@ $(DEV): requirements-dev.txt requirements.txt pyproject.toml
 	.venv-dev/bin/python -m pip install --quiet --require-virtualenv -r requirements-dev.txt
 	.venv-dev/bin/python -m pip install --quiet --require-virtualenv --no-deps -e .
 	touch $@
+
+install: $(LEAN)
 
 demo: $(LEAN)
 	.venv/bin/python -m service.demo
@@ -35,5 +37,19 @@ test: $(DEV) check
 bench: $(DEV)
 	.venv-dev/bin/python -m training.bench
 
+# Everything that a machine without network needs, for this machine's kind of Python. Proof: deploy/bundle/check.sh FILE
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' service/__init__.py)
+BUNDLE = triggerscope-offline-$(VERSION)
+bundle:
+	rm -rf build dist/$(BUNDLE) dist/$(BUNDLE).tar
+	mkdir -p dist/$(BUNDLE)
+	$(PYTHON) -m pip wheel --quiet --wheel-dir dist/$(BUNDLE)/wheels -r requirements.txt pip
+	$(PYTHON) -m pip wheel --quiet --wheel-dir dist/$(BUNDLE)/wheels --no-deps .
+	cp -r models docs deploy requirements.txt README.md LICENSE deploy/bundle/install.sh dist/$(BUNDLE)
+	$(PYTHON) -c 'import sys, sysconfig; print("{}.{}".format(*sys.version_info), sysconfig.get_platform())' > dist/$(BUNDLE)/PYTHON
+	cd dist/$(BUNDLE) && find . -type f ! -name SHA256SUMS | LC_ALL=C sort | xargs -d '\n' sha256sum > SHA256SUMS
+	tar -C dist -cf dist/$(BUNDLE).tar $(BUNDLE)
+	rm -rf dist/$(BUNDLE)
+
 clean:
-	rm -rf .venv .venv-dev build *.egg-info var
+	rm -rf .venv .venv-dev build dist *.egg-info var

@@ -15,12 +15,14 @@ local FILMS = {
    ['1.2.840.10008.5.1.4.1.1.1.1'] = true  -- Digital X-Ray Image Storage - For Presentation
 }
 
-local file = assert(io.open(os.getenv('TRIGGERSCOPE_HOOK_KEY_FILE')))
-local HEADERS = { ['Authorization'] = 'Bearer ' .. file:read('*l'), ['Content-Type'] = 'application/json' }
-file:close()
-
 function OnStoredInstance(instanceId, tags, metadata, origin)
-   if FILMS[metadata['SopClassUid']] then
-      HttpPost(os.getenv('TRIGGERSCOPE_HOOK_URL'), '{}', HEADERS)
+   local file = FILMS[metadata['SopClassUid']] and io.open(os.getenv('TRIGGERSCOPE_HOOK_KEY_FILE') or '')
+   if file then  -- no file, no call: `watch` finds the film at its next turn
+      local key = file:read('*l')
+      file:close()
+      HttpPost(os.getenv('TRIGGERSCOPE_HOOK_URL'), '{}', {
+         ['Authorization'] = 'Bearer ' .. key,
+         ['Content-Type'] = 'application/json'
+      })
    end
 end

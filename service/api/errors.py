@@ -1,5 +1,6 @@
 """Every error that HTTP callers may see: one table from stable code to status and title (RFC 9457)."""
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
@@ -78,6 +80,8 @@ CATALOGUE: dict[str, ErrorKind] = {
     "unusable_policy": ErrorKind(422, "The policy cannot be used with this classifier"),
     # us
     "queue_full": ErrorKind(503, "Too many films are waiting"),
+    "storage_full": ErrorKind(507, "The disk is full; nothing of the request was kept"),
+    "database_away": ErrorKind(503, "The database does not answer, or has no room"),
     "too_busy": ErrorKind(503, "Too many uploads, or too many maps to make, are in progress"),
     "not_ready": ErrorKind(503, "The service is not ready"),
     "audit_failed": ErrorKind(500, "The film was accepted, but its audit failed"),
@@ -152,6 +156,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(OSError, _on_disk)
+    app.add_exception_handler(OperationalError, _on_database)
     app.add_exception_handler(Exception, _on_mistake)
 
 
@@ -185,6 +191,19 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 async def _on_disconnect(request: Request, _error: Exception) -> Response:
     return problem(request, "client_disconnected", CATALOGUE["client_disconnected"].title)
+
+
+async def _on_disk(request: Request, error: Exception) -> Response:
+    """Files cannot be written; any other trouble of the operating system is a mistake of ours."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return await _on_mistake(request, error)
+    log.error("storage.full")
+    return problem(request, "storage_full", "the sender keeps the film and may try again")
+
+
+async def _on_database(request: Request, error: Exception) -> Response:
+    log.error("database.away", error=type(error).__name__)
+    return problem(request, "database_away", "try again in a few seconds")
 
 
 async def _on_mistake(request: Request, error: Exception) -> Response:

@@ -39,7 +39,7 @@ async def films_arrived_signed(
     webhook_timestamp: Annotated[str, Header()] = "",
     webhook_signature: Annotated[str, Header()] = "",
 ) -> Response:
-    """For callers that sign as Standard Webhooks says: wake the watchers. The body is only signed, never interpreted."""
+    """For callers that sign as Standard Webhooks says: wake the watchers. The body is never interpreted."""
     if held.hook_secret is None:
         raise RequestError("not_found", "no secret for signed hooks is configured")
     body = await _read(request)

@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+import structlog
 from fastapi import APIRouter, Path, Request
+from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
@@ -21,21 +23,22 @@ from service.resources import Resources
 
 MEDIA_TYPE = "application/dicom+json"
 MAX_INSTANCES = 500
+OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0xA700, 0xC000
 # Failure reasons: PS3.18 table I.2-2, whose codes are those of C-STORE.
 REASONS = {
     "unsupported_sop_class": 0x0122,
     "unsupported_transfer_syntax": 0xC122,
-    "too_many_bytes": 0xA700,
-    "queue_full": 0xA700,
+    "too_many_bytes": OUT_OF_RESOURCES,
+    "queue_full": OUT_OF_RESOURCES,
     "no_active_classifier": 0x0110,  # processing failure
     "unknown_classifier": 0x0110,
     "unknown_policy": 0x0110,
     "other_study": 0xA900,
 }
-CANNOT_UNDERSTAND = 0xC000
 REFERENCED, FAILED = "00081199", "00081198"
 SOP_CLASS, SOP_INSTANCE, REASON = "00081150", "00081155", "00081197"
 
+log = structlog.get_logger()
 router = APIRouter(prefix="/dicom-web/studies", tags=["dicomweb"])
 StudyUid = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
 _BODY = {
@@ -51,7 +54,14 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     409: _ANSWER | {"description": "No film was accepted."},
 }
 _REFUSALS = problems(
-    "malformed_multipart", "unsupported_media_type", "too_busy", "upload_timeout", "unauthenticated", "forbidden"
+    "malformed_multipart",
+    "unsupported_media_type",
+    "too_busy",
+    "upload_timeout",
+    "unauthenticated",
+    "forbidden",
+    "storage_full",
+    "database_away",
 )
 
 
@@ -67,6 +77,7 @@ class Report:
 
     stored: list[Instance] = field(default_factory=list)
     failed: list[tuple[Instance | None, int]] = field(default_factory=list)
+    out_of_resources: OSError | DBAPIError | None = None
 
 
 @router.post("", response_class=JSONResponse, responses=_ANSWERS | _REFUSALS, openapi_extra=_BODY)
@@ -91,6 +102,8 @@ async def _store(request: Request, principal: Principal, held: Resources, study_
             await run_in_threadpool(_take, held, part, sender, study_uid, report)
     if held.worker:
         held.worker.wake()
+    if report.out_of_resources and not report.stored:
+        raise report.out_of_resources  # 507 or 503: the sender may try again
     return _answer(report)
 
 
@@ -107,6 +120,10 @@ def _take(held: Resources, part: bytes | TooManyBytes, sender: Sender, study_uid
         if isinstance(error, RadiographError):
             held.acceptance.refuse(b"" if isinstance(part, TooManyBytes) else part, sender, error)
         report.failed.append((instance, REASONS.get(error.code, CANNOT_UNDERSTAND)))
+    except (OSError, DBAPIError) as error:  # disk or database: another film of the request may fit
+        log.error("stow.cannot_store", error=type(error).__name__)
+        report.failed.append((instance, OUT_OF_RESOURCES))
+        report.out_of_resources = error
 
 
 def _whole(part: bytes | TooManyBytes) -> bytes:

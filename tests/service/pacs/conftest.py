@@ -1,11 +1,13 @@
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
 
-from service.app import open_database
+from service.app import open_acceptance, open_database, watch_sources, watched_sources
 from service.audit.radiograph import Limits
 from service.db.session import Database
 from service.db.tables import ActivationRow, Tables
@@ -63,3 +65,18 @@ def make_acceptance(
 def count(database: Database, table: type[Tables]) -> int:
     with database.read() as session:
         return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+@contextmanager
+def watching(settings: Settings) -> Iterator[None]:
+    """What `triggerscope watch` runs, in threads of this process and with a connection of its own to the database."""
+    stop = threading.Event()
+    with open_database(settings) as database:
+        arguments = (watched_sources(settings), open_acceptance(settings, database), stop)
+        thread = threading.Thread(target=watch_sources, args=arguments)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()

@@ -24,7 +24,7 @@ from service.pacs.acceptance import Acceptance
 from service.pacs.dicomweb import DicomwebWatcher, SourceNotUnderstood
 from service.pacs.sources import DicomwebSource, SourcesError, load_sources, open_client
 from service.settings import Settings
-from tests.service.pacs.conftest import MAX_BYTES, count
+from tests.service.pacs.conftest import MAX_BYTES, count, watching
 from tests.service.pacs.films import film
 from tests.service.pacs.peers import certificate, on_loopback_only, orthanc_in, wait_until
 from tests.service.serving import start_process
@@ -63,32 +63,23 @@ def test_a_watcher_that_is_killed_loses_no_film_and_takes_none_twice(tmp_path: P
     password, sources = tmp_path / "password", tmp_path / "sources.toml"
     password.write_text("secret\n")
     sources.write_text(SOURCES.format(password_file=password))
-    given = {
-        "data_dir": str(tmp_path / "data"),
-        "models_dir": str(models_dir),
-        "sources_file": str(sources),
-        "max_queue_depth": "10000",
-    }
+    settings = Settings(data_dir=tmp_path / "data", models_dir=models_dir, sources_file=sources)
+    given = {name: str(getattr(settings, name)) for name in ("data_dir", "models_dir", "sources_file")}
     users = {"AuthenticationEnabled": True, "RegisteredUsers": {"triggerscope": "secret"}}
     orthanc = orthanc_in(tmp_path / "orthanc", **users)
-    settings = Settings(data_dir=tmp_path / "data")
     with orthanc.running(("triggerscope", "secret")) as client, open_database(settings) as db:
         for number in range(BEFORE):
             store(client, number)
         process = start_process(0, given, "watch")
-        wait_until(lambda: count(db, JobRow) > 0)
+        wait_until(lambda: count(db, JobRow) > 0, seconds=200)
         process.kill()
         process.wait(60)
         assert count(db, JobRow) < BEFORE
-        process = start_process(0, given, "watch")
-        try:
+        with watching(settings):
             for number in range(BEFORE, BEFORE + DURING):
                 store(client, number, study=f"2.25.{number}")
             store(client, 999, SOPClassUID=SecondaryCaptureImageStorage)  # as our own results are
-            wait_until(lambda: count(db, JobRow) == BEFORE + DURING, seconds=200)
-        finally:
-            process.terminate()
-            assert process.wait(60) == 0
+            wait_until(lambda: count(db, JobRow) == BEFORE + DURING)
         with db.read() as session:
             kinds = list(session.scalars(select(EventRow.kind).where(EventRow.kind.startswith("film."))))
         assert kinds == ["film.received"] * (BEFORE + DURING)

@@ -29,10 +29,9 @@ from service.pacs.dimse import Port, StoreServer, serving, tls_context
 from service.pacs.peers import parse_peers
 from service.settings import Settings
 from service.storage import Storage
-from tests.conftest import unavailable
 from tests.service.pacs.conftest import MAX_BYTES, count, make_acceptance
 from tests.service.pacs.films import film
-from tests.service.pacs.peers import certificate, program, wait_until
+from tests.service.pacs.peers import certificate, program, small_disk, wait_until
 
 LOCAL = "*@127.0.0.0/8"
 DX = DigitalXRayImageStorageForPresentation
@@ -207,11 +206,7 @@ def test_a_peer_without_a_certificate_is_turned_away(acceptance: Acceptance, tmp
 
 def test_a_full_disk_leaves_the_film_with_its_sender(opened: Database, settings: Settings, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode != 0:
-        unavailable("only root can mount a small disk")
-    try:
+    with small_disk(disk):
         acceptance = make_acceptance(opened, settings)
         object.__setattr__(acceptance, "storage", Storage(disk))
         with serving(port(), acceptance, 5) as server:
@@ -219,8 +214,6 @@ def test_a_full_disk_leaves_the_film_with_its_sender(opened: Database, settings:
             assert status_of(server, film(2, side=32), tmp_path) == 0
         assert count(opened, JobRow) == 1
         assert list(disk.rglob(".partial-*")) == []
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_shutting_down_lets_an_open_association_finish(

@@ -1,6 +1,7 @@
 """Hooks that hasten the watchers: who may call them, and what a call from a real Orthanc does."""
 
 import base64
+import json
 import time
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from service.pacs.watching import ANNOUNCED
 from service.settings import Settings
 from service.webhook_signature import UnusableSecret, read_secret, signed_headers
 from tests.conftest import REPOSITORY
-from tests.service.pacs.conftest import count
+from tests.service.pacs.conftest import count, watching
 from tests.service.pacs.films import film
 from tests.service.pacs.peers import on_loopback_only, orthanc_in, wait_until
-from tests.service.serving import serving, start_process
+from tests.service.serving import serving
 
 SECRET = b"0123456789abcdef01234567"
 INTERVAL_SECONDS = 240
@@ -73,32 +74,30 @@ def test_a_film_in_orthanc_is_audited_long_before_the_next_poll(
     tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(data_dir=tmp_path / "data", models_dir=models_dir, decoders=1)
-    orthanc = orthanc_in(
-        tmp_path / "orthanc", LuaScripts=[str(REPOSITORY / "deploy/orthanc/announce.lua")], HttpTimeout=2
-    )
+    shipped = json.loads((REPOSITORY / "deploy/orthanc/orthanc.json").read_text())
+    here = {"LuaScripts": [str(REPOSITORY / "deploy/orthanc/announce.lua")], "RemoteAccessAllowed": False}
+    orthanc = orthanc_in(tmp_path / "orthanc", **(shipped | here))
+    password = tmp_path / "password"
+    password.write_text("secret\n")
+    monkeypatch.setenv("ORTHANC_PASSWORD", "secret")
     with serving(settings) as client, open_database(settings) as database:
         key = tmp_path / "key"
         key.write_text(keys.create(database, "orthanc", ["films:announce"], None, "test")[0] + "\n")
         monkeypatch.setenv("TRIGGERSCOPE_HOOK_URL", f"{client.base_url}/v1/hooks/films")
         monkeypatch.setenv("TRIGGERSCOPE_HOOK_KEY_FILE", str(key))
-        with orthanc.running() as archive:
+        watched = settings.model_copy(
+            update={
+                "orthanc_url": orthanc.url,
+                "orthanc_username": "triggerscope",
+                "orthanc_password_file": password,
+                "watch_seconds": INTERVAL_SECONDS,
+            }
+        )
+        with orthanc.running(("triggerscope", "secret")) as archive:
+            assert archive.get("/modalities/triggerscope", auth=("triggerscope", "")).status_code == 401
+            assert archive.get("/modalities/triggerscope").status_code == 200
             archive.post("/instances", content=film(1)).raise_for_status()
-            watcher = start_process(
-                0,
-                {
-                    "data_dir": str(settings.data_dir),
-                    "models_dir": str(models_dir),
-                    "orthanc_url": orthanc.url,
-                    "watch_seconds": str(INTERVAL_SECONDS),
-                },
-                "watch",
-            )
-            try:
-                wait_until(lambda: count(database, AuditRow) == 1)  # its first poll; the next would be in four minutes
-                started = time.monotonic()
+            with watching(watched):
+                wait_until(lambda: count(database, AuditRow) == 1)  # by the first poll; the next is in four minutes
                 archive.post("/instances", content=film(2)).raise_for_status()
-                wait_until(lambda: count(database, AuditRow) == 2)
-                assert time.monotonic() - started < INTERVAL_SECONDS / 4
-            finally:
-                watcher.terminate()
-                assert watcher.wait(60) == 0
+                wait_until(lambda: count(database, AuditRow) == 2, seconds=INTERVAL_SECONDS / 4)

@@ -1,13 +1,23 @@
 """The STOW-RS receiver, over HTTP."""
 
+import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
+from pydicom.uid import SecondaryCaptureImageStorage
+from sqlalchemy import select
 
+from service import keys
+from service.app import open_database
 from service.audit.radiograph import Limits
+from service.db.tables import FilmRow
 from service.pacs.instance import read_instance
+from service.settings import Settings
 from tests.service.pacs.films import STUDY, film
+from tests.service.pacs.peers import on_loopback_only, orthanc_in, small_disk, wait_until
+from tests.service.serving import serving
 
 BOUNDARY = "a-boundary"
 TYPE = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
@@ -90,3 +100,41 @@ def test_what_is_no_such_body_is_refused(client: httpx.Client, content_type: str
     response = client.post("/dicom-web/studies", content=content, headers={"Content-Type": content_type})
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_a_full_disk_leaves_films_with_their_sender(tmp_path: Path, models_dir: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data", models_dir=models_dir, decoders=1)
+    large, small = film(113, side=300), film(114, side=32)
+    with small_disk(settings.data_dir / "originals"), serving(settings) as client, open_database(settings) as database:
+        token, _ = keys.create(database, "any", ["audits:write"], None, "test")
+        client.headers["Authorization"] = f"Bearer {token}"
+        for refused in (stow(client, body(large)), client.post("/v1/audits", content=large)):
+            assert (refused.status_code, refused.json()["code"]) == (507, "storage_full")
+        some = stow(client, body(large, small))
+        assert (some.status_code, reasons(some)) == (202, [0xA700])
+        with database.read() as session:
+            kept = session.scalars(select(FilmRow.sha256)).all()
+        assert kept == [hashlib.sha256(small).hexdigest()]
+
+
+@on_loopback_only
+def test_orthanc_stores_here_and_its_job_fails_where_we_refuse(tmp_path: Path, models_dir: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data", models_dir=models_dir, decoders=1)
+    with serving(settings) as client, open_database(settings) as database:
+        token, _ = keys.create(database, "orthanc", ["audits:write"], None, "test")
+        server = {"Url": f"{client.base_url}/dicom-web/", "HttpHeaders": {"Authorization": f"Bearer {token}"}}
+        dicomweb = {"Enable": True, "Root": "/dicom-web/", "Servers": {"triggerscope": server}}
+        with orthanc_in(tmp_path / "orthanc", DicomWeb=dicomweb).running() as archive:
+            films = [archive.post("/instances", content=film(number)).json()["ID"] for number in (115, 116)]
+            other = archive.post("/instances", content=film(117, SOPClassUID=SecondaryCaptureImageStorage)).json()["ID"]
+            assert outcome_of_stow(archive, films) == "Success"
+            assert outcome_of_stow(archive, [other]) == "Failure"
+        with database.read() as session:
+            assert len(session.scalars(select(FilmRow.sha256)).all()) == 2
+
+
+def outcome_of_stow(archive: httpx.Client, instances: list[str]) -> str:
+    order = {"Resources": instances, "Synchronous": False}
+    job = archive.post("/dicom-web/servers/triggerscope/stow", json=order).json()["ID"]
+    wait_until(lambda: archive.get(f"/jobs/{job}").json()["State"] in ("Success", "Failure"))
+    return str(archive.get(f"/jobs/{job}").json()["State"])
