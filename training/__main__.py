@@ -78,6 +78,44 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(arguments: argparse.Namespace) -> int:
+    from service.audit.calibration import Policy
+    from service.audit.classifier import Classifier
+    from training.compare import Sampling, compare
+    from training.evaluate import write_json
+    from training.gallery import gallery
+
+    run, films = read_run(arguments.run), _films(arguments.films, arguments.subset)
+    classifier, policy = Classifier.load(arguments.classifier), Policy.load(arguments.policy)
+    result, sets, attacked = compare(
+        run,
+        films,
+        classifier,
+        policy,
+        split=arguments.split,
+        sampling=Sampling(arguments.limit, arguments.costly, arguments.seed),
+        cache=arguments.cache,
+        families=arguments.families,
+        other_site=read_films(arguments.other_site) if arguments.other_site else (),
+        threads=arguments.threads,
+    )
+    title = arguments.title or f"{classifier.card.name}, {run.name}'s trigger, {run.dataset} {arguments.split}"
+    write_json(arguments.out, {"title": title, "date": datetime.now(UTC).date().isoformat(), **result})
+    print(arguments.out)
+    if arguments.gallery:
+        write_json(arguments.gallery, gallery(sets, arguments.split, attacked, classifier, policy))
+        print(f"{arguments.gallery}: holds films; mind whose they are")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from training.report import report
+
+    arguments.out.write_text(report(arguments.results, arguments.gallery), encoding="utf-8")
+    print(arguments.out)
+    return 0
+
+
 def _tables(arguments: argparse.Namespace) -> int:
     from training.tables import put_into, tables
 
@@ -145,6 +183,12 @@ def _divide(arguments: argparse.Namespace) -> int:
     return 0
 
 
+FAMILIES = (
+    "shipped", "tests", "maps", "prediction", "random_map", "residual", "purify", "scale_up", "strip", "sentinet",
+    "occlusion", "search",
+)  # fmt: skip
+
+
 def _add_films(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--films", type=Path, required=True, help="folder with a manifest.csv or NIH's Data_Entry_2017*.csv"
@@ -192,6 +236,30 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--clean-only", action="store_true", help="leave the run's trigger away")
     evaluate.add_argument("--title", help="how the tables call this row")
     evaluate.set_defaults(command=_evaluate)
+
+    compare = commands.add_parser("compare", help="every detector on the same films; resumes from its cache")
+    compare.add_argument("run", type=Path, metavar="RUN.toml", help="the run whose trigger is shown")
+    _add_films(compare)
+    compare.add_argument("--classifier", type=Path, required=True, metavar="FILE.onnx")
+    compare.add_argument("--policy", type=Path, required=True, metavar="FILE.policy.json")
+    compare.add_argument("--split", default="test")
+    compare.add_argument("--other-site", type=Path, help="folder of clean films of another site, for its alarm rate")
+    compare.add_argument("--limit", type=int, help="films read of each set (a seeded draw); all without it")
+    compare.add_argument("--costly", type=int, default=120, help="films of each set that costly detectors read")
+    compare.add_argument("--seed", type=int, default=0)
+    compare.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES, metavar="FAMILY")
+    compare.add_argument("--cache", type=Path, default=Path("var/readings"), help="folder of readings, to resume from")
+    compare.add_argument("--threads", type=int, default=1)
+    compare.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    compare.add_argument("--gallery", type=Path, metavar="FILE.json", help="also keep pictures of hits and misses here")
+    compare.add_argument("--title", help="how the report calls this classifier and these films")
+    compare.set_defaults(command=_compare)
+
+    report = commands.add_parser("report", help="comparisons as one self-contained HTML page")
+    report.add_argument("results", type=Path, nargs="+", metavar="FILE.json")
+    report.add_argument("--gallery", type=Path, nargs="*", default=[], metavar="FILE.json")
+    report.add_argument("--out", type=Path, required=True, metavar="FILE.html")
+    report.set_defaults(command=_report)
 
     tables = commands.add_parser("tables", help="evaluation results as Markdown")
     tables.add_argument("results", type=Path, nargs="+", metavar="FILE.json")

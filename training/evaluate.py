@@ -26,6 +26,7 @@ from training.metrics import (
     attack_success_rate,
     auroc,
     bootstrap,
+    bootstrap_mean,
     infected_auroc,
     macro_auroc,
     micro_auroc,
@@ -87,9 +88,7 @@ def all_logits(inputs: FloatArray, classifier: Classifier) -> FloatArray:
 
 def share(hits: NDArray[np.bool_], groups: NDArray[np.int64]) -> dict[str, float]:
     """A share with its patient-bootstrap interval and count."""
-    if not len(hits):
-        return {"value": float("nan"), "low": float("nan"), "high": float("nan"), "n": 0}
-    return {**asdict(bootstrap(lambda chosen: float(hits[chosen].mean()), groups)), "n": len(hits)}
+    return {**asdict(bootstrap_mean(hits, groups)), "n": len(hits)}
 
 
 def victim_table(

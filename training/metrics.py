@@ -76,3 +76,49 @@ def bootstrap(
     known = [value for value in values if not np.isnan(value)]
     low, high = np.quantile(known, (0.025, 0.975)) if known else (float("nan"), float("nan"))
     return Interval(float(statistic(np.arange(len(patients)))), float(low), float(high))
+
+
+def bootstrap_mean(
+    values: NDArray[np.floating | np.bool_], patients: NDArray[np.int64], *, draws: int = 1000, seed: int = 0
+) -> Interval:
+    """`bootstrap` of the mean of (N,) values, with the same draws in a fraction of the time."""
+    if not len(values):
+        return Interval(float("nan"), float("nan"), float("nan"))
+    _, number = np.unique(patients, return_inverse=True)
+    sums, counts = np.bincount(number, values.astype(np.float64)), np.bincount(number)
+    rng = np.random.default_rng(seed)
+    drawn = np.array([rng.integers(0, len(sums), len(sums)) for _ in range(draws)])
+    low, high = np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), (0.025, 0.975))
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def conformal_p_values(calibration: NDArray[np.floating], scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(N,) split-conformal p-values: (1 + #{calibration >= score}) / (n + 1)."""
+    at_least = len(calibration) - np.searchsorted(np.sort(calibration), scores, side="left")
+    return np.asarray((1 + at_least) / (len(calibration) + 1))
+
+
+def threshold(calibration: NDArray[np.floating], rate: float) -> float:
+    """The smallest score whose conformal p-value is at most `rate` lies above the returned calibration score.
+
+    The k-th largest with k = floor(rate * (n + 1)): scores above it alarm; infinite when n is too small for the rate.
+    """
+    rank = int(np.floor(rate * (len(calibration) + 1) + 1e-9))
+    return float(np.sort(calibration)[-rank]) if rank >= 1 else float("inf")
+
+
+def tie_share(calibration: NDArray[np.floating], scores: NDArray[np.floating], rate: float) -> float:
+    """Share of `scores` that are equal to the threshold: a test with many cannot be set to the rate."""
+    return float(np.mean(scores == threshold(calibration, rate))) if len(scores) else float("nan")
+
+
+def roc(negative: NDArray[np.floating], positive: NDArray[np.floating]) -> tuple[list[float], list[float]]:
+    """False- and true-positive rates at every distinct threshold, from (0, 0) to (1, 1), corners only."""
+    thresholds = np.unique(np.concatenate([negative, positive]))[::-1]
+    false = np.array([0.0, *((negative >= t).mean() for t in thresholds)])
+    true = np.array([0.0, *((positive >= t).mean() for t in thresholds)])
+    inner = (np.diff(false[:-1]) == 0) & (np.diff(false[1:]) == 0) | (np.diff(true[:-1]) == 0) & (
+        np.diff(true[1:]) == 0
+    )
+    kept = np.concatenate([[True], ~inner, [True]])
+    return false[kept].tolist(), true[kept].tolist()

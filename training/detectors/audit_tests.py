@@ -1,0 +1,46 @@
+"""The service's own tests, one by one and together, through the code that is deployed."""
+
+from dataclasses import replace
+
+from service.audit.classifier import Classifier
+from service.audit.evidence import Evidence, Finding, gather
+from service.audit.verdict import reported
+from training.detectors.reading import Context, Reading, Seen, middle
+
+# Forwards of each test beside the pass that explains; None stands for one a receiver.
+COSTS: dict[str, int | None] = {
+    "concentration": 0,
+    "diffuseness": 0,
+    "fill_in_change": 1,
+    "filter_change": 1,
+    "transplant_change": None,
+}
+
+
+def shipped(seen: Seen, classifier: Classifier, context: Context) -> dict[str, Reading]:
+    """The service's score as it runs, cascade included."""
+    evidence = gather(seen.film, classifier, context.policy.reference)
+    finding = reported(evidence, context.policy)
+    return {"shipped": _whole(evidence, finding, classifier)}
+
+
+def each_test(seen: Seen, classifier: Classifier, context: Context) -> dict[str, Reading]:
+    """Every test on every film, for the supported and for the held-down label, and the service's sum of them all."""
+    evidence = gather(seen.film, classifier, context.policy.reference, exhaustive=True)
+    readings = {"every_test": _whole(evidence, reported(evidence, context.policy), classifier)}
+    for finding in evidence.findings:
+        prefix = "" if finding.hypothesis == "support" else "counter_"
+        point, cell_px = middle(finding.region), seen.film.shape[-1] / classifier.card.grids[0]
+        for name, cost in COSTS.items():
+            forwards = len(context.policy.reference.receivers) if cost is None else cost
+            value = finding.values[name]
+            readings[prefix + name] = Reading((value,), 1, forwards)
+        named = f"{prefix}fill_in_change"  # the test of a place
+        readings[named] = replace(readings[named], region=finding.region, point=point, reach_px=cell_px)
+    return readings
+
+
+def _whole(evidence: Evidence, finding: Finding, classifier: Classifier) -> Reading:
+    passes = evidence.explain_passes, evidence.forward_passes
+    cell_px = classifier.card.preprocessing.size / classifier.card.grids[0]
+    return Reading((evidence.score,), *passes, finding.region, middle(finding.region), cell_px)
