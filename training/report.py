@@ -42,8 +42,8 @@ HEADLINE = {
 CHARTED = ("shipped", "fill_in_change", "filter_change", "last_layer_gini", "strip", "maximum_probability")
 BASELINES = (
     "last_layer_gini", "last_layer_entropy", "sentinet", "strip", "strip_added", "strip_label", "strip_persistence",
-    "scale_up", "scale_up_label", "purify_compare", "residual_peak", "residual_mean", "maximum_probability", "random_map",
-    "occlusion_scan",
+    "scale_up", "scale_up_label", "purify_compare", "residual_peak", "residual_mean", "maximum_probability",
+    "random_map", "occlusion_scan",
 )  # fmt: skip
 
 

@@ -16,8 +16,8 @@ def map_concentration(seen: Seen, classifier: Classifier, _context: Context) -> 
     """Two-sided: too concentrated speaks for a patch, too diffuse for a whole-image trigger.
 
     The last layer's map is the ReLU of the label's class activation map, which is Grad-CAM at that layer times a
-    constant (Selvaraju et al. 2017, eq. 2 for a network that ends in global average pooling and a linear head). The place
-    that a map names stands with its entropy.
+    constant (Selvaraju et al. 2017, eq. 2 for a network that ends in global average pooling and a linear head). The
+    place that a map names stands with its entropy.
     """
     size = seen.film.shape[-1]
     saliency = seen.look.saliency
