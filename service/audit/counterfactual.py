@@ -34,6 +34,14 @@ def hot_window(saliency_map: FloatArray, size_px: int) -> Region:
     return Region(min(max(x, 0), size_px - side), min(max(y, 0), size_px - side), side, side)
 
 
+def widened(region: Region, size_px: int) -> Region:
+    """The region grown about its centre to the hot window's side where it is smaller, inside the input."""
+    side = window_px(size_px)
+    width, height = max(side, region.width), max(side, region.height)
+    x, y = region.x - (width - region.width) // 2, region.y - (height - region.height) // 2
+    return Region(min(max(x, 0), size_px - width), min(max(y, 0), size_px - height), width, height)
+
+
 def _edge(line: FloatArray) -> FloatArray:
     """A border line with thin structures taken out."""
     return np.asarray(ndimage.median_filter(line, size=5, mode="nearest"), dtype=np.float32)

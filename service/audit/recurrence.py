@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.audit.classifier import Classifier
-from service.audit.counterfactual import filled_in, median_filtered
+from service.audit.counterfactual import filled_in, median_filtered, widened
 from service.audit.preprocessing import Region
 
 FloatArray = NDArray[np.float32]
@@ -49,8 +49,10 @@ class Recurrence:
 
 
 def cut(film: FloatArray, region: Region, label: str) -> Patch:
-    """The patch of a model input (1, S, S) at a region."""
-    return Patch(region, _window(film, region).copy(), label)
+    """The patch of a model input (1, S, S) around a region: a hot window's size at least, so that there is enough to
+    compare."""
+    window = widened(region, film.shape[-1])
+    return Patch(window, _window(film, window).copy(), label)
 
 
 def correlation(film: FloatArray, patch: Patch) -> float:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from service.audit.counterfactual import filled_in, filtered, hot_window, transplanted, window_px
+from service.audit.counterfactual import filled_in, filtered, hot_window, transplanted, widened, window_px
 from service.audit.preprocessing import Region
 
 SIZE = 224
@@ -74,3 +74,9 @@ def test_transplanting_changes_only_the_region():
     assert pasted.sum() == 2 * 30
     assert pasted[1, 0, 20:26, 10:15].min() == 1.0
     assert receivers.sum() == 0
+
+
+def test_a_small_region_is_widened_to_the_hot_window_inside_the_film():
+    assert widened(Region(217, 217, 5, 5), SIZE) == Region(200, 200, 24, 24)
+    assert widened(Region(100, 100, 4, 4), SIZE) == Region(90, 90, 24, 24)
+    assert widened(Region(50, 60, 30, 10), SIZE) == Region(50, 53, 30, 24)
