@@ -20,9 +20,10 @@ from service.completions import Completions
 from service.dashboard import pages
 from service.db import queries
 from service.db.session import Database
+from service.drift_watch import standing_alarms
 from service.explainer import Explainer
 from service.intake import DecodedFilms, Intake
-from service.metrics import Metrics
+from service.metrics import CalibrationAlert, Metrics
 from service.pacs import stow
 from service.pacs.acceptance import Acceptance
 from service.pacs.dicomweb import DicomwebWatcher
@@ -60,7 +61,9 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.resources = None
-    app.state.metrics = Metrics(lambda: _queue_depth(app), lambda: _mismatches(app))
+    app.state.metrics = Metrics(
+        lambda: _queue_depth(app), lambda: _mismatches(app), lambda: _calibration_alerts(app)
+    )
     app.add_middleware(Envelope, metrics=app.state.metrics)
     errors.install(app)
     for router in ROUTERS:
@@ -220,6 +223,7 @@ def hold_resources(
                 explainer=Explainer(storage, registry),
                 intake=open_intake(settings, database, storage, decode, decoded),
                 acceptance=open_acceptance(settings, database),
+                ae_title=settings.dimse_ae_title,
                 metrics=metrics,
                 completions=completions,
                 uploads=asyncio.Semaphore(settings.max_uploads),
@@ -269,3 +273,11 @@ def _mismatches(app: FastAPI) -> dict[str, int]:
         return {}
     with held.database.read() as session:
         return queries.mismatch_counts(session)
+
+
+def _calibration_alerts(app: FastAPI) -> list[CalibrationAlert]:
+    held = app.state.resources
+    if not isinstance(held, Resources):
+        return []
+    with held.database.read() as session:
+        return [(name, source, bool(alarms)) for name, source, alarms in standing_alarms(session)]

@@ -1,6 +1,6 @@
 """What Prometheus reads; one registry per application."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -9,9 +9,16 @@ from prometheus_client.registry import Collector
 
 from service.worker import Outcome
 
+CalibrationAlert = tuple[str, str, bool]  # classifier, source, and whether its latest full block alarmed
+
 
 class Metrics:
-    def __init__(self, queue_depth: Callable[[], int], mismatches: Callable[[], dict[str, int]]) -> None:
+    def __init__(
+        self,
+        queue_depth: Callable[[], int],
+        mismatches: Callable[[], dict[str, int]],
+        alerts: Callable[[], Iterable[CalibrationAlert]],
+    ) -> None:
         self.registry = CollectorRegistry()
         self.audits = Counter(
             "triggerscope_audits", "Finished audits", ["classifier", "outcome"], registry=self.registry
@@ -27,6 +34,7 @@ class Metrics:
         )
         self.registry.register(_QueueDepth(queue_depth))
         self.registry.register(_Mismatches(mismatches))
+        self.registry.register(_CalibrationAlerts(alerts))
 
     def count(self, outcome: Outcome) -> None:
         self.audits.labels(outcome.classifier_name, outcome.verdict or outcome.error_code or "unknown").inc()
@@ -65,3 +73,24 @@ class _Mismatches(Collector):
         for classifier, count in counts.items():
             family.add_metric([classifier], float(count))
         return family
+
+
+class _CalibrationAlerts(Collector):
+    """Whether the policy in force still fits the films of each source; asks the database when it is read."""
+
+    def __init__(self, alerts: Callable[[], Iterable[CalibrationAlert]]) -> None:
+        self._alerts = alerts
+
+    def describe(self) -> Iterator[Metric]:
+        yield self._family()
+
+    def collect(self) -> Iterator[Metric]:
+        family = self._family()
+        for classifier, source, is_alarming in self._alerts():
+            family.add_metric([classifier, source], float(is_alarming))
+        yield family
+
+    @staticmethod
+    def _family() -> GaugeMetricFamily:
+        words = "1 where the policy in force no longer fits a source's films"
+        return GaugeMetricFamily("triggerscope_calibration_alert", words, labels=["classifier", "source"])

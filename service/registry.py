@@ -80,6 +80,14 @@ def preferred(names: Iterable[str], wanted: str = "") -> str | None:
     return next((name for name in (wanted, SHIPPED_DEFAULT) if name in known), next(iter(known), None))
 
 
+def policies_in_force(session: Session) -> dict[str, str]:
+    """The policy in force of each active classifier, by the classifier's name; those without one are left out."""
+    names = sorted({row.name for row in queries.classifiers(session)})
+    versions = {name: in_force(session, classifier_slot(name)) for name in names}
+    found = {name: in_force(session, policy_slot(sha256)) for name, sha256 in versions.items() if sha256}
+    return {name: sha256 for name, sha256 in found.items() if sha256}
+
+
 def policy_files(models_dir: Path) -> list[Path]:
     """Sorted so that NAME.policy.json comes before NAME.OTHER.policy.json."""
     return sorted(models_dir.glob("*.policy.json"), key=lambda path: (path.name.count("."), path.name))

@@ -44,6 +44,7 @@ class Resources:
     explainer: Explainer
     intake: Intake
     acceptance: Acceptance
+    ae_title: str
     metrics: Metrics
     completions: Completions
     uploads: asyncio.Semaphore

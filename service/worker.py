@@ -21,6 +21,7 @@ from service.db import pacs_queries, queries
 from service.db.chain import record_hash
 from service.db.session import Database, Unit, utc_now
 from service.db.tables import NO_POLICY, NO_RULE, AuditRow, JobRow
+from service.drift_watch import watch
 from service.intake import DecodedFilms, decode_timed
 from service.registry import Registry
 from service.review import open_review
@@ -196,6 +197,7 @@ class Worker:
             return
         self._swept_at = time.monotonic()
         sweep(self._database, self._storage)
+        watch(self._database, self._registry)
 
     @property
     def _lease(self) -> timedelta:

@@ -76,6 +76,8 @@ CATALOGUE: dict[str, ErrorKind] = {
     "unknown_policy": ErrorKind(404, "The classifier has no policy of this name or hash"),
     "no_active_classifier": ErrorKind(409, "No classifier was named and none is the default"),
     "nothing_to_roll_back": ErrorKind(409, "Nothing was in force before"),
+    "unknown_destination": ErrorKind(404, "The rules name no destination so"),
+    "unknown_delivery": ErrorKind(404, "No delivered or given up result has this id"),
     "unusable_classifier": ErrorKind(422, "The file is not a self-describing auditable classifier"),
     "unusable_policy": ErrorKind(422, "The policy cannot be used with this classifier"),
     # us
@@ -100,8 +102,6 @@ OFFLINE: dict[str, str] = {
     "unusable_secret": "The file of a webhook's secret cannot be read, is not Base64 or too short",
     "delivery_failed": "The destination did not take the result",
     "not_proven": "The destination took the result, but then did not show that it has it",
-    "unknown_destination": "The rules no longer name the destination of a planned result",
-    "unknown_delivery": "No delivered or given up result has this id",
     "unknown_study": "No film of this study was received",
     "unknown_key": "No API key has this name",
     "key_exists": "An API key of this name exists",

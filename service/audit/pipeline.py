@@ -11,30 +11,35 @@ from service.audit.evidence import Evidence, Finding, gather
 from service.audit.localisation import tightened
 from service.audit.preprocessing import model_input, to_source
 from service.audit.radiograph import Limits, Radiograph, decode
-from service.audit.verdict import Audit, Verdict, judge, ranked, reported
+from service.audit.verdict import Audit, Measurement, Verdict, judge, ranked, reported
 
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What was found on one model input. finding: the one that the verdict is put into words with."""
+    """What was found on one model input. finding: the one that the verdict is put into words with.
+
+    distance: of the film from the reference films.
+    """
 
     evidence: Evidence
     finding: Finding
     verdict: Verdict
+    distance: float
     timings_ms: dict[str, float]
 
 
 def examine(film: np.ndarray, classifier: Classifier, policy: Policy) -> Examination:
     """Audit one model input, (1, S, S) float32 in [0, 1]; where it alarms, the region is tightened."""
     evidence = gather(film, classifier, policy.reference)
-    finding, verdict = reported(evidence, policy), judge(evidence, policy.likeness.distance(film), policy)
+    distance = policy.likeness.distance(film)
+    finding, verdict = reported(evidence, policy), judge(evidence, distance, policy)
     timings = evidence.timings_ms
     if verdict.word == "suspicious" and verdict.region:
         started = time.perf_counter()
         region = tightened(film, evidence.prediction.logits, finding, classifier)
         verdict = replace(verdict, region=region)
         timings = timings | {"localisation": 1000 * (time.perf_counter() - started)}
-    return Examination(evidence, finding, verdict, timings)
+    return Examination(evidence, finding, verdict, distance, timings)
 
 
 def audit(data: bytes, classifier: Classifier, policy: Policy | None, limits: Limits) -> tuple[Radiograph, Audit]:
@@ -75,7 +80,8 @@ def audit_radiograph(
         probabilities=_by_label(classifier, evidence.prediction.probabilities),
         explained_label=classifier.card.labels[finding.label],
         hypothesis=finding.hypothesis,
-        evidence=ranked(finding, policy),
+        evidence=ranked(finding, policy)
+        | {"likeness": Measurement(found.distance, policy.likeness_p_value(found.distance))},
         region=source,
         reasons=verdict.reasons,
         timings_ms=timings | {"total": sum(timings.values())},

@@ -16,7 +16,10 @@ REMARKABLE = 0.05  # rank among the reference films from which a piece of eviden
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One piece of evidence: its value in its own unit and its rank among the reference films, if there are any."""
+    """One piece of evidence: its value in its own unit and its rank among the reference films, if there are any.
+
+    `likeness` is the film's distance from the reference films, ranked among the calibration films.
+    """
 
     value: float
     p_value: float | None

@@ -3,13 +3,17 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from service.audit.calibration import Policy
-from service.audit.evidence import SIGNS, Hypothesis
+from service.audit.evidence import MEANINGS, SIGNS, Hypothesis
 from service.dashboard.plots import Plot, histogram
 from service.db.tables import AuditRow, FilmRow
 from service.explainer import DECISIVE_MAPS, ChangeName, hypothesis_of
 
 REMARKABLE = 0.05
+USUAL_SHARES = (0.5, 0.95, 0.99)
 TITLES = {
     "excess": "Confidence",
     "concentration": "Concentration",
@@ -17,6 +21,7 @@ TITLES = {
     "fill_in_change": "Filling in the region",
     "filter_change": "Filtering the film",
     "transplant_change": "Transplanting the region",
+    "likeness": "Likeness",
 }
 SENTENCES = {
     "excess": "{label} lies {value:.1f} of its spread {direction} its usual value. Confidence alone is no evidence.",
@@ -25,6 +30,7 @@ SENTENCES = {
     "fill_in_change": "Filled in from around it, the hottest region moves {label} back by {value:.1f} of its spread.",
     "filter_change": "Median-filtering the whole film moves {label} back by {value:.1f} of its spread.",
     "transplant_change": "Pasted into clean films, the region moves {label} by {value:.1f} of its spread on average.",
+    "likeness": "How far the picture as such lies from the clean films. Right of the dashed line it cannot be judged.",
 }
 CHANGES: dict[str, tuple[ChangeName, str]] = {
     "fill_in_change": ("fill_in", "Region filled in"),
@@ -48,6 +54,15 @@ class Line:
     p_value: float | None
     plot: Plot | None
     is_remarkable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """One piece of evidence on clean films: what half of them, 1 in 20 and 1 in 100 reach."""
+
+    title: str
+    quantiles: tuple[float, ...]
+    plot: Plot
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +143,18 @@ def place(region: dict[str, int], film: FilmRow) -> str:
 
 
 def score_plot(policy: Policy, score: float | None = None) -> Plot:
-    rank = max(1, int(policy.false_positive_rate * (len(policy.scores) + 1) + 1e-9))
-    return histogram(policy.scores, score, float(policy.scores[-rank]), "calibration films")
+    threshold = _threshold(policy.scores, policy.false_positive_rate)
+    return histogram(policy.scores, score, threshold, "calibration films")
+
+
+def usual_evidence(policy: Policy) -> tuple[Usual, ...]:
+    """Of the hypothesis that a film speaks for its label; the last is of the calibration films."""
+    usual = policy.reference.usual
+    found = {name: usual["support", name].ordered for name in MEANINGS} | {"likeness": policy.distances}
+    return tuple(
+        Usual(TITLES[name], tuple(float(q) for q in np.quantile(found[name], USUAL_SHARES)), histogram(found[name]))
+        for name in TITLES
+    )
 
 
 def map_choices(names: list[str], hypothesis: Hypothesis = "support") -> list[MapChoice]:
@@ -152,17 +177,27 @@ def map_words(name: str) -> str:
 
 def _line(row: AuditRow, name: str, hypothesis: Hypothesis, policy: Policy | None) -> Line:
     value, p_value = row.evidence[name]["value"], row.evidence[name]["p_value"]
-    sign = SIGNS[hypothesis]
-    direction = "above" if sign > 0 else "below"
-    usual = policy.reference.usual.get((hypothesis, name)) if policy else None
+    direction = "above" if SIGNS[hypothesis] > 0 else "below"
+    least = policy.likeness_level if name == "likeness" and policy else REMARKABLE
     return Line(
         title=TITLES[name],
         sentence=SENTENCES[name].format(label=_plain(row.explained_label), value=abs(value), direction=direction),
         value=value,
         p_value=p_value,
-        plot=histogram(usual.ordered, value) if usual else None,
-        is_remarkable=p_value is not None and p_value <= REMARKABLE and name != "excess",
+        plot=_evidence_plot(name, value, hypothesis, policy) if policy else None,
+        is_remarkable=p_value is not None and p_value <= least and name != "excess",
     )
+
+
+def _evidence_plot(name: str, value: float, hypothesis: Hypothesis, policy: Policy) -> Plot:
+    if name == "likeness":
+        return histogram(policy.distances, value, _threshold(policy.distances, policy.likeness_level))
+    return histogram(policy.reference.usual[hypothesis, name].ordered, value)
+
+
+def _threshold(ordered: NDArray[np.float32], rate: float) -> float:
+    """The value that a share `rate` of clean films reaches."""
+    return float(ordered[-max(1, int(rate * (len(ordered) + 1) + 1e-9))])
 
 
 def _changes(row: AuditRow, hypothesis: Hypothesis, policy: Policy) -> tuple[Change, ...]:

@@ -4,21 +4,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Response
+from sqlalchemy.orm import Session
 
 from service import audit_log
+from service.api.audits import AuditId
 from service.api.classifiers import Name, classifier_resource
 from service.api.dependencies import AdministratorForm, Reader, ResourcesDep, SessionDep, Uploader
 from service.api.errors import RequestError
 from service.api.schemas import ClassifierResource
 from service.audit.calibration import Policy
-from service.dashboard.explanation import score_plot
+from service.dashboard.explanation import Usual, score_plot, usual_evidence
+from service.dashboard.fit import SourceFit, fits
 from service.dashboard.plots import Plot
-from service.dashboard.rendering import RenderDep, back_to
-from service.db import log_queries, queries
+from service.dashboard.rendering import Render, RenderDep, back_to
+from service.db import log_queries, pacs_queries, queries
 from service.db.session import utc_now
+from service.drift import BLOCK
+from service.drift_watch import standing_alarms
+from service.keys import Principal
+from service.pacs.echo import Echo, echo, place
+from service.pacs.outbox import resend
 from service.registry import DEFAULT_SLOT, in_force
 from service.resources import Resources
 
+MOST_ROWS = 20
 router = APIRouter(include_in_schema=False)
 
 
@@ -26,6 +35,8 @@ router = APIRouter(include_in_schema=False)
 class PolicyView:
     policy: Policy
     plot: Plot
+    usual: tuple[Usual, ...]
+    sources: list[SourceFit]
 
 
 @router.get("/upload")
@@ -39,7 +50,8 @@ def classifiers_page(session: SessionDep, held: ResourcesDep, reader: Reader, re
     names = sorted({row.name for row in queries.classifiers(session)})
     found = [classifier_resource(session, name) for name in names]
     cards = {row.sha256: row.card for row in queries.classifiers(session)}
-    return render("classifiers.html", reader, classifiers=found, cards=cards, policies=_policies(held, found))
+    policies = _policies(session, held, found)
+    return render("classifiers.html", reader, classifiers=found, cards=cards, policies=policies, block=BLOCK)
 
 
 @router.post("/classifiers/{name}")
@@ -62,17 +74,46 @@ def change_classifier(held: ResourcesDep, submitted: AdministratorForm, name: Na
 
 @router.get("/system")
 def system_page(session: SessionDep, held: ResourcesDep, reader: Reader, render: RenderDep) -> Response:
+    return _system(session, held, reader, render)
+
+
+@router.post("/system/peers/{name}/echo")
+def echo_peer(held: ResourcesDep, submitted: AdministratorForm, render: RenderDep, name: Name) -> Response:
+    """The System page with what the destination answered; no database session is held meanwhile."""
+    destination = held.acceptance.rules.destination_named(name)
+    if destination is None:
+        raise RequestError("unknown_destination", "the rules name no destination so")
+    answer = echo(destination, held.ae_title)
+    with held.database.read() as session:
+        return _system(session, held, submitted.principal, render, answer)
+
+
+@router.post("/system/deliveries/{delivery_id}/resend")
+def resend_delivery(held: ResourcesDep, submitted: AdministratorForm, delivery_id: AuditId) -> Response:
+    resend(held.database, delivery_id, submitted.principal.actor)
+    return back_to("/system")
+
+
+def _system(
+    session: Session, held: Resources, reader: Principal, render: Render, answer: Echo | None = None
+) -> Response:
     return render(
         "system.html",
         reader,
         jobs=log_queries.jobs_by_state(session),
         workers=log_queries.workers(session, utc_now()),
-        failed=log_queries.failed_jobs(session, 20),
+        failed=log_queries.failed_jobs(session, MOST_ROWS),
         heads=log_queries.heads(session),
         checkpoints=log_queries.latest_checkpoints(session, 5),
         embedded=_worker_state(held),
         dialect=held.database.engine.dialect.name,
         schema=log_queries.revision(session),
+        alarms=[(name, source) for name, source, alarms in standing_alarms(session) if alarms],
+        peers=[(destination.name, place(destination)) for destination in held.acceptance.rules.destination],
+        answer=answer,
+        deliveries=pacs_queries.deliveries_by_state(session),
+        given_up=pacs_queries.deliveries(session, pacs_queries.DEAD, MOST_ROWS),
+        outbox=pacs_queries.deliveries(session, pacs_queries.PENDING, MOST_ROWS),
     )
 
 
@@ -88,7 +129,11 @@ def _worker_state(held: Resources) -> str:
     return "works" if held.worker_thread.is_alive() else "has stopped"
 
 
-def _policies(held: Resources, classifiers: list[ClassifierResource]) -> dict[str, PolicyView]:
+def _policies(session: Session, held: Resources, classifiers: list[ClassifierResource]) -> dict[str, PolicyView]:
     hashes = [policy.sha256 for found in classifiers for version in found.versions for policy in version.policies]
     found = {sha256: held.registry.policy(sha256) for sha256 in hashes}
-    return {sha256: PolicyView(policy, score_plot(policy)) for sha256, policy in found.items() if policy}
+    return {
+        sha256: PolicyView(policy, score_plot(policy), usual_evidence(policy), fits(session, policy))
+        for sha256, policy in found.items()
+        if policy
+    }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-WIDTH, HEIGHT, BINS = 240.0, 44.0, 32
+WIDTH, HEIGHT, BINS, MOST_DOTS = 240.0, 44.0, 32, 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,38 @@ def histogram(
         high=high,
         description=_description(values, film, meaning),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    x: float
+    y: float
+    is_alarming: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """Mean ranks of consecutive blocks in a box of WIDTH by HEIGHT; the band is where those that fit lie."""
+
+    dots: tuple[Dot, ...]
+    band_y: float
+    band_height: float
+    description: str
+
+
+def track(ranks: Sequence[float], alarming: Sequence[bool], band: tuple[float, float], meaning: str) -> Track:
+    """ranks: in [0, 1], oldest first; 0.5 is drawn in the middle."""
+    step = WIDTH / max(len(ranks), MOST_DOTS)
+    dots = tuple(
+        Dot(round((i + 0.5) * step, 1), round(HEIGHT * (1 - rank), 1), alarm)
+        for i, (rank, alarm) in enumerate(zip(ranks, alarming, strict=True))
+    )
+    said = (
+        f"mean rank of the {meaning} in {len(ranks)} blocks: latest {ranks[-1]:.2f}, usual 0.50"
+        if ranks
+        else "no full block"
+    )
+    return Track(dots, round(HEIGHT * (1 - band[1]), 1), round(HEIGHT * (band[1] - band[0]), 1), said)
 
 
 def _bars(counts: Sequence[int], edges: NDArray[np.float64]) -> tuple[Bar, ...]:

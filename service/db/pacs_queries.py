@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from service.db.queries import insert_unless_present
@@ -83,6 +83,11 @@ def deliveries(session: Session, state: str | None, limit: int) -> Sequence[Deli
     """Latest first."""
     statement = select(DeliveryRow).order_by(DeliveryRow.created_at.desc(), DeliveryRow.id).limit(limit)
     return session.scalars(statement.where(DeliveryRow.state == state) if state else statement).all()
+
+
+def deliveries_by_state(session: Session) -> dict[str, int]:
+    counted = select(DeliveryRow.state, func.count()).group_by(DeliveryRow.state)
+    return {row[0]: row[1] for row in session.execute(counted)}
 
 
 def claim_delivery(session: Session, now: datetime, again_at: datetime) -> DeliveryRow | None:

@@ -48,7 +48,7 @@ class Tables(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, list[str]: JSON}  # noqa: RUF012
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, list[str]: JSON, list[float]: JSON}  # noqa: RUF012
 
 
 class ApiKeyRow(Tables):
@@ -167,6 +167,7 @@ class AuditRow(Tables):
         UniqueConstraint("film_sha256", "classifier_sha256", "policy_sha256"),
         Index(None, "verdict", "received_at", "id"),
         Index(None, "classifier_name", "verdict", "received_at", "id"),
+        Index(None, "policy_sha256", "completed_at", "id"),
     )
 
     id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
@@ -447,3 +448,29 @@ class CheckpointRow(Tables):
     events: Mapped[int] = mapped_column(BigInteger)
     root: Mapped[str] = mapped_column(String(64))
     document: Mapped[dict[str, Any]]
+
+
+class DriftProgressRow(Tables):
+    """Up to which audit a policy's films have been taken into blocks."""
+
+    __tablename__ = "drift_progress"
+
+    policy_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    after_at: Mapped[datetime]
+    after_id: Mapped[str] = mapped_column(String(32))
+
+
+class DriftBlockRow(Tables):
+    """Consecutive films of one source under one policy, and once there are enough, whether the policy fits them."""
+
+    __tablename__ = "drift_blocks"
+
+    policy_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    source: Mapped[str] = mapped_column(String(64), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    from_at: Mapped[datetime]
+    to_at: Mapped[datetime]
+    scores: Mapped[list[float]]
+    distances: Mapped[list[float]]
+    p_values: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # None until the block is full
+    alarms: Mapped[list[str]]

@@ -33,21 +33,23 @@ def send(destination: Destination, result: Dataset, ae_title: str) -> None:
 
 
 @contextmanager
-def http_client(destination: Destination) -> Iterator[httpx.Client]:
+def http_client(destination: Destination, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[httpx.Client]:
     """With the destination's credentials; turns its faults into DeliveryFailed."""
     try:
-        with httpx.Client(auth=_credentials(destination), timeout=TIMEOUT_SECONDS, trust_env=False) as client:
+        with httpx.Client(auth=_credentials(destination), timeout=timeout_seconds, trust_env=False) as client:
             yield client
     except (httpx.HTTPError, OSError):
         raise DeliveryFailed("the destination cannot be reached") from None
 
 
 @contextmanager
-def associated(destination: Destination, ae_title: str, sop_class: UID, *syntaxes: UID) -> Iterator[Association]:
+def associated(
+    destination: Destination, ae_title: str, sop_class: UID, *syntaxes: UID, timeout_seconds: float = TIMEOUT_SECONDS
+) -> Iterator[Association]:
     """An association for one SOP class. Raises DeliveryFailed where the destination grants none."""
     application = AE(ae_title)
-    application.acse_timeout = application.dimse_timeout = application.network_timeout = TIMEOUT_SECONDS
-    application.connection_timeout = TIMEOUT_SECONDS
+    application.acse_timeout = application.dimse_timeout = application.network_timeout = timeout_seconds
+    application.connection_timeout = timeout_seconds
     application.add_requested_context(sop_class, list(syntaxes) or None)
     association = application.associate(destination.host, destination.port, ae_title=destination.ae_title or "")
     try:

@@ -46,6 +46,8 @@ MATRIX = {
     ("POST", "/classifiers/{name}"): ADMIN,
     ("GET", "/system"): READ,
     ("POST", "/system/checkpoints"): ADMIN,
+    ("POST", "/system/peers/{name}/echo"): ADMIN,
+    ("POST", "/system/deliveries/{delivery_id}/resend"): ADMIN,
     ("GET", "/accounts"): ADMIN,
     ("POST", "/accounts"): ADMIN,
     ("POST", "/accounts/{name}"): ADMIN,
@@ -135,9 +137,9 @@ class World:
     audit_id: str
 
     def ask(self, method: str, path: str, headers: dict[str, str], csrf: str = "") -> httpx.Response:
-        address = path.format(
-            study_uid="1.2", entry_id="0" * 32, audit_id=self.audit_id, name="nobody", map_name="layercam_28"
-        )
+        names = {"study_uid": "1.2", "name": "nobody", "map_name": "layercam_28"}
+        ids = dict.fromkeys(("entry_id", "delivery_id"), "0" * 32)
+        address = path.format(audit_id=self.audit_id, **names, **ids)
         body = {"data": {"csrf": csrf}} if method not in ("GET", "HEAD") else {}
         sent = {"Accept": "application/json", **headers} | ({"X-CSRF-Token": csrf} if csrf else {})
         return self.client.request(method, address, headers=sent, **body)  # type: ignore[arg-type]

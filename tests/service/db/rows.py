@@ -53,31 +53,32 @@ def add_job(session: Session, number: int, *, seconds: float = 0.0, state: str =
     return job
 
 
-def add_audit(session: Session, job: JobRow, verdict: str = "unremarkable") -> AuditRow:
+def add_audit(session: Session, job: JobRow, verdict: str = "unremarkable", **changes: object) -> AuditRow:
     job.state = "done"
     session.flush()
-    audit = AuditRow(
-        id=job.id,
-        film_sha256=job.film_sha256,
-        pixels_sha256=job.film_sha256,
-        classifier_name=job.classifier_name,
-        classifier_sha256=job.classifier_sha256,
-        preprocessing_sha256=sha(9),
-        policy_name=None,
-        policy_sha256=job.policy_sha256,
-        verdict=verdict,
-        score=1.5,
-        p_value=None,
-        probabilities={"Mass": 0.25},
-        explained_label="Mass",
-        evidence={},
-        region=None,
-        reasons=["none"],
-        timings_ms={},
-        code_version="0",
-        received_at=job.received_at,
-        completed_at=job.received_at,
-    )
+    values: dict[str, object] = {
+        "id": job.id,
+        "film_sha256": job.film_sha256,
+        "pixels_sha256": job.film_sha256,
+        "classifier_name": job.classifier_name,
+        "classifier_sha256": job.classifier_sha256,
+        "preprocessing_sha256": sha(9),
+        "policy_name": None,
+        "policy_sha256": job.policy_sha256,
+        "verdict": verdict,
+        "score": 1.5,
+        "p_value": None,
+        "probabilities": {"Mass": 0.25},
+        "explained_label": "Mass",
+        "evidence": {},
+        "region": None,
+        "reasons": ["none"],
+        "timings_ms": {},
+        "code_version": "0",
+        "received_at": job.received_at,
+        "completed_at": job.received_at,
+    }
+    audit = AuditRow(**(values | changes))
     session.add(audit)
     session.flush()
     return audit
