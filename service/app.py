@@ -61,9 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.resources = None
-    app.state.metrics = Metrics(
-        lambda: _queue_depth(app), lambda: _mismatches(app), lambda: _calibration_alerts(app)
-    )
+    app.state.metrics = Metrics(lambda: _queue_depth(app), lambda: _mismatches(app), lambda: _calibration_alerts(app))
     app.add_middleware(Envelope, metrics=app.state.metrics)
     errors.install(app)
     for router in ROUTERS:
