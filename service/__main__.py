@@ -13,6 +13,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from service import desk_commands, keys, logs, offline
+from service.api.protocol import Protocol
 from service.app import (
     create_app,
     dimse_port,
@@ -73,7 +74,7 @@ def serve(settings: Settings, _arguments: Arguments) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=settings.max_connections,
+        http=Protocol,
         timeout_keep_alive=10,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from service import __version__
 from service.api import audits, classifiers, docs, errors, health, hooks, releases, watch_list
-from service.api.middleware import Envelope
+from service.api.middleware import Admission, Envelope
 from service.audit.classifier import Classifier
 from service.audit.radiograph import Decoder, Limits, Radiograph
 from service.completions import Completions
@@ -34,6 +34,7 @@ from service.pacs.outbox import Outbox
 from service.pacs.peers import parse_peers
 from service.pacs.sources import OrthancSource, Sources, SourcesError, load_sources, open_client
 from service.pacs.watching import keep_watching
+from service.rates import Buckets
 from service.registry import Registry
 from service.resources import Desk, HttpLimits, Resources
 from service.rules import load_rules
@@ -59,9 +60,11 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=partial(lifespan, settings),
         docs_url=None,
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,  # what generated clients call the operation
     )
     app.state.resources = None
     app.state.metrics = Metrics(lambda: _queue_depth(app), lambda: _mismatches(app), lambda: _calibration_alerts(app))
+    app.add_middleware(Admission, most=settings.max_requests)
     app.add_middleware(Envelope, metrics=app.state.metrics)
     errors.install(app)
     for router in ROUTERS:
@@ -239,7 +242,13 @@ def open_desk(settings: Settings) -> Desk:
 
 
 def http_limits(settings: Settings) -> HttpLimits:
-    return HttpLimits(settings.max_bytes, settings.upload_seconds, settings.wait_seconds, settings.allow_anonymous)
+    return HttpLimits(
+        settings.max_bytes,
+        settings.upload_seconds,
+        settings.wait_seconds,
+        settings.allow_anonymous,
+        Buckets(settings.key_requests_per_second, settings.key_burst),
+    )
 
 
 @contextmanager

@@ -1,13 +1,15 @@
 """The log against tampering: signed checkpoints of all chains, and the search for what was changed behind our back.
 
-Each writer's events form a hash chain (see db/chain.py), and `audit.completed` carries its audit's hash. That shows
-edits, deletions and reordering. A chain cut off at its end, or a chain that is missing whole, shows only against a
-checkpoint that was signed before and kept elsewhere.
+Each writer's events form a hash chain (see db/chain.py), and events carry the hashes of the audits and reviews that
+they are about. That shows edits, deletions and reordering. A chain cut off at its end, or a chain that is missing
+whole, shows only against a checkpoint that was signed before and kept elsewhere. A chain whose oldest part was pruned
+(see pruning.py) starts at the signed statement about it.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +18,11 @@ from sqlalchemy.orm import Session
 
 from service.audit.errors import TriggerscopeError
 from service.db import log_queries
-from service.db.chain import GENESIS, Event, Head, canonical, event_hash, record_hash
+from service.db.chain import GENESIS, Event, Head, canonical, event_hash, record_hash, review_hash
+from service.db.log_queries import CARRIED
 from service.db.session import Database, utc_now
 from service.db.tables import CheckpointRow, EventRow
+from service.merkle import Tree
 from service.signing import Signer, is_signed
 
 FORMAT = 1
@@ -26,6 +30,7 @@ ACTIVATIONS = (
     "classifier.activated", "classifier.made_default", "classifier.retired", "classifier.default_cleared",
     "classifier.rolled_back", "policy.activated", "policy.rolled_back",
 )  # fmt: skip
+LINE = ("writer", "sequence", "actor", "kind", "subject", "payload", "previous_hash", "hash")
 
 
 class UnreadableCheckpoint(TriggerscopeError):
@@ -52,21 +57,26 @@ class Report:
 
 @dataclass(slots=True)
 class _Seen:
-    """What one pass over the events found out."""
+    """What one pass over the events found out; of people's decisions and changes, not of every film."""
 
+    public_pem: str
     count: int = 0
+    audits: int = 0
     faults: list[Fault] = field(default_factory=list)
+    starts: dict[str, Head] = field(default_factory=dict)  # where pruned chains go on
+    statements: dict[str, str] = field(default_factory=dict)  # what was pruned, as the statements say
+    pruned: dict[str, str] = field(default_factory=dict)  # and as events say
     wanted: dict[tuple[str, int], str] = field(default_factory=dict)  # places that checkpoints name
-    records: dict[str, str] = field(default_factory=dict)
-    reviews: dict[str, tuple[Any, str]] = field(default_factory=dict)
-    slots: dict[str, tuple[Any, str | None]] = field(default_factory=dict)
+    checkpoints: Counter[str] = field(default_factory=Counter)  # how often each root was signed
+    reviews: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    activations: dict[str, list[tuple[str, str | None, str]]] = field(default_factory=dict)
 
 
 def sign_checkpoint(database: Database, signer: Signer, actor: str) -> dict[str, Any]:
     """Sign where every chain stands, keep the statement, and return it to be kept elsewhere."""
     with database.write() as unit:
         heads = log_queries.heads(unit.session)
-        document = _document(heads, signer)
+        document = signed(_content(heads), signer)
         content = document["content"]
         row = CheckpointRow(at=utc_now(), events=content["events"], root=content["root"], document=document)
         unit.session.add(row)
@@ -74,29 +84,35 @@ def sign_checkpoint(database: Database, signer: Signer, actor: str) -> dict[str,
     return document
 
 
-def _document(heads: Sequence[Head], signer: Signer) -> dict[str, Any]:
-    content = {
+def _content(heads: Sequence[Head]) -> dict[str, Any]:
+    listed = [{"writer": head.writer, "sequence": head.sequence, "hash": head.hash} for head in heads]
+    return {
         "format": FORMAT,
         "at": utc_now().isoformat(timespec="seconds"),
-        "heads": [{"writer": head.writer, "sequence": head.sequence, "hash": head.hash} for head in heads],
+        "heads": listed,
         "events": sum(head.sequence for head in heads),
-        "root": tree_root([canonical({"writer": h.writer, "sequence": h.sequence, "hash": h.hash}) for h in heads]),
+        "root": tree_root([canonical(head) for head in listed]),
     }
+
+
+def signed(content: dict[str, Any], signer: Signer) -> dict[str, Any]:
     return {"content": content, "signature": signer.sign(canonical(content)), "public_key": signer.public_pem}
 
 
-def tree_root(leaves: Sequence[bytes]) -> str:
-    """The Merkle tree hash of RFC 6962, section 2.1, as hexadecimal digits."""
-    return _subtree(leaves).hex()
+def signed_content(document: Any, public_pem: str) -> dict[str, Any] | None:
+    """What a document says, or None where this key did not sign it."""
+    try:
+        content: dict[str, Any] = document["content"]
+        return content if is_signed(canonical(content), document["signature"], public_pem) else None
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
-def _subtree(leaves: Sequence[bytes]) -> bytes:
-    if not leaves:
-        return hashlib.sha256().digest()
-    if len(leaves) == 1:
-        return hashlib.sha256(b"\x00" + leaves[0]).digest()
-    split = 1 << (len(leaves) - 1).bit_length() - 1
-    return hashlib.sha256(b"\x01" + _subtree(leaves[:split]) + _subtree(leaves[split:])).digest()
+def tree_root(leaves: Iterable[bytes]) -> str:
+    tree = Tree()
+    for leaf in leaves:
+        tree.add(leaf)
+    return tree.root()
 
 
 def read_checkpoint(data: bytes) -> dict[str, Any]:
@@ -111,41 +127,69 @@ def read_checkpoint(data: bytes) -> dict[str, Any]:
 
 def verify(database: Database, public_pem: str, kept: Sequence[dict[str, Any]] = ()) -> Report:
     """Check every event, audit, review and activation; `kept` are checkpoints from outside the database."""
-    with database.read() as session:
-        documents = [*log_queries.checkpoint_documents(session), *kept]
-        seen = _Seen()
-        for document in documents:
-            _expect(document, public_pem, seen)
-        _walk(session, seen)
-        audits = _compare_audits(session, seen)
-        _compare_states(session, seen)
-    return Report(seen.count, audits, len(documents), tuple(seen.faults))
+    seen = _Seen(public_pem)
+    for document in kept:
+        _expect(document, seen)
+    looks: dict[str, Callable[[Session, _Seen], None]] = {
+        "prunings": _follow_prunings, "events": _walk, "checkpoints": _compare_checkpoints,
+        "audits": _compare_audits, "reviews": _compare_reviews, "activations": _compare_activations,
+    }  # fmt: skip
+    with database.snapshot() as session:
+        for row in log_queries.checkpoints(session):
+            _expect(row.document, seen)
+        for table, look in looks.items():
+            try:
+                look(session, seen)
+            except (ValueError, TypeError, AttributeError):  # not JSON, or not a time, any more
+                seen.faults.append(Fault("holds a value that cannot be read", table))
+        count = len(kept) + seen.checkpoints.total()
+    return Report(seen.count, seen.audits, count, tuple(seen.faults))
 
 
-def _expect(document: dict[str, Any], public_pem: str, seen: _Seen) -> None:
-    content = document["content"]
-    if not is_signed(canonical(content), document["signature"], public_pem):
-        seen.faults.append(Fault("checkpoint not signed by this key", content["at"]))
+def _expect(document: dict[str, Any], seen: _Seen) -> None:
+    content = signed_content(document, seen.public_pem)
+    if content is None:
+        seen.faults.append(Fault("checkpoint not signed by this key", "checkpoint"))
         return
     for head in content["heads"]:
         seen.wanted[head["writer"], head["sequence"]] = head["hash"]
+
+
+def _follow_prunings(session: Session, seen: _Seen) -> None:
+    for row in log_queries.prunings(session):
+        place = f"{row.writer}/{row.last_sequence}"
+        content = signed_content(row.document, seen.public_pem)
+        if content is None or (content["writer"], content["last_sequence"]) != (row.writer, row.last_sequence):
+            seen.faults.append(Fault("pruning not signed by this key", place))
+            continue
+        before = seen.starts.get(row.writer, Head(row.writer))
+        if (content["first_sequence"], content["previous_hash"]) != (before.sequence + 1, before.hash):
+            seen.faults.append(Fault("pruning does not follow the one before", place))
+        seen.starts[row.writer] = Head(row.writer, row.last_sequence, content["last_hash"])
+        seen.statements[place] = content_hash(content)
 
 
 def _walk(session: Session, seen: _Seen) -> None:
     head = Head("")
     for row in log_queries.events(session):
         if row.writer != head.writer:
-            head = Head(row.writer)
-        seen.faults.extend(_faults_of(row, head))
+            head = seen.starts.get(row.writer, Head(row.writer))
+        seen.faults.extend(faults_of(row, head))
         if seen.wanted.pop((row.writer, row.sequence), row.hash) != row.hash:
             seen.faults.append(Fault("not what a checkpoint signed", f"{row.writer}/{row.sequence}"))
         head = Head(row.writer, row.sequence, row.hash)
         _note(row, seen)
-    for writer, sequence in seen.wanted:
-        seen.faults.append(Fault("cut off behind a checkpoint", f"{writer}/{sequence}"))
+    for (writer, sequence), wanted in seen.wanted.items():
+        start = seen.starts.get(writer, Head(writer))
+        if sequence > start.sequence or (sequence == start.sequence and wanted != start.hash):
+            seen.faults.append(Fault("cut off behind a checkpoint", f"{writer}/{sequence}"))
+    for place in seen.pruned.keys() | seen.statements.keys():
+        if seen.pruned.get(place) != seen.statements.get(place):
+            seen.faults.append(Fault("pruning without its statement or event", place))
 
 
-def _faults_of(row: Row[Any], head: Head) -> Iterator[Fault]:
+def faults_of(row: Row[Any] | EventRow, head: Head) -> Iterator[Fault]:
+    """What is wrong with an event behind `head`."""
     place = f"{row.writer}/{row.sequence}"
     if row.sequence != head.sequence + 1:
         yield Fault("events are missing before this one", place)
@@ -158,41 +202,67 @@ def _faults_of(row: Row[Any], head: Head) -> Iterator[Fault]:
 
 def _note(row: Row[Any], seen: _Seen) -> None:
     seen.count += 1
-    if row.kind == "audit.completed":
-        seen.records[row.subject] = str(row.payload.get("record_sha256", ""))
-    elif row.kind.startswith("review."):
-        _keep_latest(seen.reviews, row, str(row.payload.get("state")))
-    elif row.kind in ACTIVATIONS:
-        _keep_latest(seen.slots, row, row.payload.get("target"))
+    kind, payload = row.kind.removeprefix(CARRIED), row.payload
+    at = str(payload["at"]) if row.kind.startswith(CARRIED) else moment(row)
+    if kind.startswith("review.") and "review_sha256" in payload:
+        if row.subject not in seen.reviews or seen.reviews[row.subject][0] <= at:
+            seen.reviews[row.subject] = (at, payload)
+    elif kind in ACTIVATIONS:
+        seen.activations.setdefault(row.subject, []).append((at, payload.get("target"), payload.get("by", row.actor)))
+    elif kind == "log.checkpoint":
+        seen.checkpoints[row.subject] += 1
+    elif kind == "log.pruned":
+        seen.pruned[row.subject] = str(payload.get("statement_sha256"))
 
 
-def _keep_latest(found: dict[str, tuple[Any, Any]], row: Row[Any], value: str | None) -> None:
-    if row.subject not in found or found[row.subject][0] <= row.at:
-        found[row.subject] = (row.at, value)
+def _compare_checkpoints(session: Session, seen: _Seen) -> None:
+    left = Counter(seen.checkpoints)
+    for row in log_queries.checkpoints(session):
+        left[row.root] -= 1
+        content = row.document.get("content", {})
+        if (content.get("root"), content.get("events")) != (row.root, row.events):
+            seen.faults.append(Fault("checkpoint has been edited", row.root))
+    faults = (Fault("checkpoint has been removed, or added", root) for root, count in left.items() if count)
+    seen.faults.extend(faults)
 
 
-def _compare_audits(session: Session, seen: _Seen) -> int:
-    count = 0
-    records = dict(seen.records)
-    for count, row in enumerate(log_queries.audits(session), 1):  # noqa: B007 -- the number of audits is the result
-        recorded = records.pop(row.id, None)
-        if recorded is None:
+def _compare_audits(session: Session, seen: _Seen) -> None:
+    for row in log_queries.audits(session):
+        seen.audits += 1
+        if row.payload is None:
             seen.faults.append(Fault("audit without its event", row.id))
-        elif recorded and recorded != record_hash(row):
+        elif row.payload.get("record_sha256") != record_hash(row):
             seen.faults.append(Fault("audit has been edited", row.id))
-    seen.faults.extend(Fault("audit has been removed", audit_id) for audit_id in records)
-    return count
+    for audit_id, is_there in log_queries.audits_that_events_name(session):
+        if not is_there:
+            seen.faults.append(Fault("audit has been removed", audit_id))
 
 
-def _compare_states(session: Session, seen: _Seen) -> None:
-    for audit_id, state, verdict in log_queries.review_states(session):
-        fresh = "unflagged" if verdict == "unremarkable" else "open"
-        if state != seen.reviews.get(audit_id, (None, fresh))[1]:
-            seen.faults.append(Fault("review has been edited", audit_id))
-    in_force = log_queries.in_force(session)
-    for slot in {*in_force, *seen.slots}:
-        if in_force.get(slot) != seen.slots.get(slot, (None, None))[1]:
+def _compare_reviews(session: Session, seen: _Seen) -> None:
+    for row in log_queries.reviews(session):
+        _, latest = seen.reviews.get(row.audit_id, ("", row.payload or {}))
+        if row.id is None:
+            seen.faults.append(Fault("review has been removed", row.audit_id))
+        elif latest.get("review_sha256") != review_hash(row):
+            seen.faults.append(Fault("review has been edited", row.id))
+
+
+def _compare_activations(session: Session, seen: _Seen) -> None:
+    """Every change of a slot is there with its event, and the latest is in force."""
+    found: dict[str, list[tuple[str | None, str]]] = {}
+    for slot, target, actor in log_queries.activations(session):
+        found.setdefault(slot, []).append((target, actor))
+    for slot in found.keys() | seen.activations.keys():
+        told = [
+            (target, actor) for _, target, actor in sorted(seen.activations.get(slot, []), key=lambda step: step[0])
+        ]
+        rows = found.get(slot, [])
+        if Counter(rows) != Counter(told) or rows[-1] != told[-1]:
             seen.faults.append(Fault("activation has been edited", slot))
+
+
+def content_hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical(content)).hexdigest()
 
 
 def export(session: Session) -> Iterable[str]:
@@ -202,6 +272,8 @@ def export(session: Session) -> Iterable[str]:
 
 
 def event_line(row: EventRow | Row[Any]) -> str:
-    names = ("writer", "sequence", "actor", "kind", "subject", "payload", "previous_hash", "hash")
-    values = {name: getattr(row, name) for name in names}
-    return canonical(values | {"at": row.at.isoformat(timespec="microseconds")}).decode()
+    return canonical({name: getattr(row, name) for name in LINE} | {"at": moment(row)}).decode()
+
+
+def moment(row: EventRow | Row[Any]) -> str:
+    return str(row.at.isoformat(timespec="microseconds"))

@@ -8,7 +8,7 @@ import structlog
 
 from service.audit.errors import TriggerscopeError
 from service.db import queries, review_queries
-from service.db.chain import canonical
+from service.db.chain import canonical, review_hash
 from service.db.session import Unit, utc_now
 from service.db.tables import AuditRow, ComparisonRow
 from service.review import PRIORITIES
@@ -116,6 +116,7 @@ def _report(unit: Unit, row: ComparisonRow) -> None:
         deployed=row.deployed,
         audited=row.audited,
         tolerance=row.tolerance,
+        review_sha256=review_hash(review),
     )
     log.warning("audit.mismatch", audit=row.job_id, label=row.label)
 

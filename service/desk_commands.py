@@ -3,11 +3,14 @@
 import argparse
 import getpass
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import UTC, date, datetime, time
 from pathlib import Path
+from typing import Any
 
-from service import accounts, audit_log, bundles
+from service import accounts, audit_log, bundles, pruning
 from service.app import open_database
 from service.audit.errors import TriggerscopeError
 from service.db import account_queries
@@ -27,6 +30,8 @@ Group = Callable[["Commands[argparse.ArgumentParser]", str, str], "Commands[argp
 
 def log_verify(settings: Settings, arguments: Arguments) -> int:
     kept = [audit_log.read_checkpoint(_read(path, audit_log.UnreadableCheckpoint)) for path in arguments.checkpoint]
+    if arguments.archive:
+        return _verify_archive(settings, arguments, kept)
     with open_database(settings) as database:
         report = audit_log.verify(database, _public_pem(settings, arguments.public_key), kept)
     for fault in report.faults:
@@ -36,6 +41,44 @@ def log_verify(settings: Settings, arguments: Arguments) -> int:
     if not arguments.checkpoint:
         print("without a --checkpoint kept elsewhere, a log cut off at its end cannot be told from a shorter one")
     return FAULTS_FOUND if report.faults else 0
+
+
+def _verify_archive(settings: Settings, arguments: Arguments, kept: list[dict[str, Any]]) -> int:
+    public_pem = _public_pem(settings, arguments.public_key)
+    try:
+        with open_database(settings) as database, arguments.archive.open() as lines:
+            report = pruning.verify_archive(lines, database, public_pem, kept)
+    except OSError:
+        raise pruning.UnreadableArchive("the file cannot be read") from None
+    for fault in report.faults:
+        print(f"{fault.place}: {fault.kind}")
+    print(f"{report.events} events, {report.proven} of them under a signed statement: ", end="")
+    print(f"{len(report.faults)} faults" if report.faults else "nothing was changed")
+    return FAULTS_FOUND if report.faults else 0
+
+
+def log_prune(settings: Settings, arguments: Arguments) -> int:
+    """The archive is complete on disk before the first event goes."""
+    before = datetime.combine(arguments.before, time(), UTC)
+    with open_database(settings) as database:
+        count = _write_lines(arguments.archive, pruning.archive(database, before))
+        statements = pruning.prune(database, Signer.open(settings.data_dir), before, ACTOR)
+    print(f"{count} events removed behind {len(statements)} signed statements; archive: {arguments.archive}")
+    return 0
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> int:
+    """Into a new file, durably; returns how many."""
+    count = 0
+    try:
+        with path.open("x") as file:
+            for count, line in enumerate(lines, 1):  # noqa: B007 -- the number of lines is the result
+                file.write(f"{line}\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        raise pruning.UnreadableArchive("the archive file exists already, or it cannot be written") from None
+    return count
 
 
 def log_checkpoint(settings: Settings, arguments: Arguments) -> int:
@@ -107,6 +150,10 @@ def add(commands: "Commands[argparse.ArgumentParser]", command: Command, group: 
     parser = command(actions, "verify", log_verify, "look for what was changed behind the service's back")
     parser.add_argument("--checkpoint", type=Path, action="append", default=[], help="kept elsewhere; may be repeated")
     parser.add_argument("--public-key", type=Path, help="default: this service's own")
+    parser.add_argument("--archive", type=Path, help="check this export of events that were pruned instead")
+    parser = command(actions, "prune", log_prune, "archive and remove events that are older than six months")
+    parser.add_argument("--before", type=date.fromisoformat, required=True, metavar="YYYY-MM-DD", help="a day in UTC")
+    parser.add_argument("--archive", type=Path, required=True, help="file to make, kept for later questions")
     parser = command(actions, "checkpoint", log_checkpoint, "sign where the log stands, to be kept elsewhere")
     parser.add_argument("--out", type=Path)
     command(actions, "export", log_export, "every event as a line of JSON")

@@ -11,6 +11,7 @@ from service.explainer import Explainer
 from service.intake import Intake
 from service.metrics import Metrics
 from service.pacs.acceptance import Acceptance
+from service.rates import Buckets
 from service.registry import Registry
 from service.signing import Signer
 from service.storage import Storage
@@ -23,6 +24,7 @@ class HttpLimits:
     upload_seconds: float
     wait_seconds: float
     allow_anonymous: bool
+    rates: Buckets
 
 
 @dataclass(frozen=True, slots=True)

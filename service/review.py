@@ -9,6 +9,7 @@ from typing import Literal
 from service import accounts
 from service.audit.errors import TriggerscopeError
 from service.db import queries, review_queries
+from service.db.chain import review_hash
 from service.db.session import Database, Unit, utc_now
 from service.db.tables import AuditRow, FilmRow, JobRow, ReviewRow
 
@@ -101,13 +102,28 @@ def assign(database: Database, ids: Sequence[str], assignee: str | None, comment
         rows = review_queries.reviews_for_update(unit.session, ids)
         for row in rows:
             row.assignee = assignee
-            unit.record("review.assign", row.id, actor, state=row.state, assignee=assignee, comment=comment)
+            unit.record(
+                "review.assign",
+                row.id,
+                actor,
+                state=row.state,
+                assignee=assignee,
+                comment=comment,
+                review_sha256=review_hash(row),
+            )
         return len(rows)
 
 
 def _apply(unit: Unit, row: ReviewRow, step: Step, readers: int) -> None:
     if step.decision is None:
-        unit.record("review.comment", row.id, step.actor, state=row.state, comment=step.comment)
+        unit.record(
+            "review.comment",
+            row.id,
+            step.actor,
+            state=row.state,
+            comment=step.comment,
+            review_sha256=review_hash(row),
+        )
         return
     after = advance(_of(row), step.decision, step.actor, utc_now(), readers)
     row.state, row.proposal, row.first_reader = after.state, after.proposal, after.first_reader
@@ -122,6 +138,7 @@ def _apply(unit: Unit, row: ReviewRow, step: Step, readers: int) -> None:
         proposal=row.proposal,
         assignee=row.assignee,
         comment=step.comment,
+        review_sha256=review_hash(row),
     )
 
 
@@ -153,10 +170,11 @@ def group_key(audit: AuditRow, film: FilmRow) -> str | None:
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
-def open_review(unit: Unit, job: JobRow, audit: AuditRow, actor: str) -> None:
+def open_review(unit: Unit, job: JobRow, audit: AuditRow, actor: str) -> ReviewRow:
     """Called in the transaction that records the audit."""
     unit.session.flush()
     row = new_review(job, audit, queries.film(unit.session, job.film_sha256))
     unit.session.add(row)
     if audit.watch_hit:
         unit.record("review.watch_hit", audit.id, actor, state=row.state, **audit.watch_hit)
+    return row

@@ -36,7 +36,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     allow_anonymous: bool = False
-    max_connections: int = Field(default=256, ge=1)
+    max_requests: int = Field(default=256, ge=1)
+    key_requests_per_second: float = Field(default=50.0, gt=0)
+    key_burst: int = Field(default=200, ge=1)
     max_uploads: int = Field(default=32, ge=1)
     upload_seconds: float = Field(default=60.0, gt=0)
     shutdown_seconds: int = Field(default=30, ge=1)

@@ -1,6 +1,5 @@
 """Ed25519 signatures of checkpoints and evidence bundles; the key is made at first use and stays with the service."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,21 +51,21 @@ class Signer:
 def is_signed(message: bytes, signature: str, public_pem: str) -> bool:
     """Whether the signature is this key's over this message. Raises UnusableKey."""
     try:
-        key = serialization.load_pem_public_key(public_pem.encode())
-    except ValueError:
-        raise UnusableKey("the public key cannot be read") from None
-    if not isinstance(key, Ed25519PublicKey):
-        raise UnusableKey("the public key is not an Ed25519 key")
-    try:
-        key.verify(bytes.fromhex(signature), message)
+        require_public_key(public_pem).verify(bytes.fromhex(signature), message)
     except (InvalidSignature, ValueError):
         return False
     return True
 
 
-def fingerprint(public_pem: str) -> str:
-    """What two people compare to know that they hold the same key."""
-    return hashlib.sha256(public_pem.strip().encode()).hexdigest()
+def require_public_key(public_pem: str) -> Ed25519PublicKey:
+    """Raises UnusableKey."""
+    try:
+        key = serialization.load_pem_public_key(public_pem.encode())
+    except ValueError:
+        raise UnusableKey("the public key cannot be read") from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise UnusableKey("the public key is not an Ed25519 key")
+    return key
 
 
 def _private_pem(key: Ed25519PrivateKey) -> bytes:

@@ -18,7 +18,7 @@ from service.audit.errors import DecodeFailed, RadiographError, TriggerscopeErro
 from service.audit.radiograph import Radiograph
 from service.audit.verdict import Audit
 from service.db import pacs_queries, queries
-from service.db.chain import record_hash
+from service.db.chain import record_hash, review_hash
 from service.db.session import Database, Unit, utc_now
 from service.db.tables import NO_POLICY, NO_RULE, AuditRow, JobRow
 from service.drift_watch import watch
@@ -174,9 +174,10 @@ class Worker:
             row = audit_row(job, audit, hit)
             unit.session.add(row)
             self._deliveries(unit, job)
-            open_review(unit, job, row, ACTOR)
+            review = open_review(unit, job, row, ACTOR)
             comparison.settle(unit, row)
-            unit.record("audit.completed", job.id, ACTOR, verdict=audit.verdict, record_sha256=record_hash(row))
+            hashes = {"record_sha256": record_hash(row), "review_sha256": review_hash(review)}
+            unit.record("audit.completed", job.id, ACTOR, verdict=audit.verdict, **hashes)
         log.info("audit.completed", audit=job.id, verdict=audit.verdict)
         return Outcome(job.id, job.classifier_name, verdict=audit.verdict, timings_ms=dict(audit.timings_ms))
 
@@ -244,6 +245,7 @@ def audit_row(job: JobRow, audit: Audit, hit: Hit | None) -> AuditRow:
         p_value=audit.p_value,
         probabilities=dict(audit.probabilities),
         explained_label=audit.explained_label,
+        hypothesis=audit.hypothesis,
         evidence={name: asdict(measurement) for name, measurement in audit.evidence.items()},
         region=asdict(audit.region) if audit.region else None,
         reasons=list(audit.reasons),

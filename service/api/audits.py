@@ -309,8 +309,8 @@ def _deployed(job: JobRow) -> Deployed | None:
 
 def _findings(row: AuditRow | None, first_reasons: list[str]) -> dict[str, Any]:
     names = (
-        "verdict", "score", "p_value", "probabilities", "explained_label", "reasons", "timings_ms", "code_version",
-        "completed_at",
+        "verdict", "score", "p_value", "probabilities", "explained_label", "hypothesis", "reasons", "timings_ms",
+        "code_version", "completed_at",
     )  # fmt: skip
     if row is None:
         return dict.fromkeys((*names, "evidence", "region", "watch_hit"))

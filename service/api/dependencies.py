@@ -94,6 +94,7 @@ Reader = Annotated[Principal, Security(authorise, scopes=["audits:read"])]
 Reviewer = Annotated[Principal, Security(authorise, scopes=["audits:review"])]
 ReleaseReader = Annotated[Principal, Security(authorise, scopes=["releases:read"])]
 Administrator = Annotated[Principal, Security(authorise, scopes=["admin"])]
+ReaderForm = Annotated[SubmittedForm, Security(authorise_form, scopes=["audits:read"])]
 ReviewForm = Annotated[SubmittedForm, Security(authorise_form, scopes=["audits:review"])]
 AdministratorForm = Annotated[SubmittedForm, Security(authorise_form, scopes=["admin"])]
 
@@ -101,13 +102,15 @@ AdministratorForm = Annotated[SubmittedForm, Security(authorise_form, scopes=["a
 def _principal(request: Request, held: Resources, csrf_token: str) -> Principal:
     token = _token(request)
     if token is not None:
-        return keys.authenticate(held.database, token)
-    cookie = request.cookies.get(sessions.COOKIE)
-    principal = sessions.find(held.database, cookie) if cookie else None
-    if principal is not None:
-        if request.method not in SAFE_METHODS:
-            sessions.require_csrf(principal, csrf_token)
+        principal = keys.authenticate(held.database, token)
+        held.http.rates.take(principal.actor)
         return principal
+    cookie = request.cookies.get(sessions.COOKIE)
+    signed_in = sessions.find(held.database, cookie) if cookie else None
+    if signed_in is not None:
+        if request.method not in SAFE_METHODS:
+            sessions.require_csrf(signed_in, csrf_token)
+        return signed_in
     if not held.http.allow_anonymous:
         raise Unauthenticated("a valid API key is needed")
     _require_own_machine(request)

@@ -1,6 +1,7 @@
 """Every error that HTTP callers may see: one table from stable code to status and title (RFC 9457)."""
 
 import errno
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from service.audit.errors import TriggerscopeError
+from service.rates import RateLimited
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
@@ -58,6 +60,7 @@ CATALOGUE: dict[str, ErrorKind] = {
     "forbidden": ErrorKind(403, "The API key lacks the scope that this route needs"),
     "untrusted_origin": ErrorKind(403, "Anonymous use is for this machine's own pages and programs"),
     "wrong_login": ErrorKind(401, "Name or password are wrong"),
+    "rate_limited": ErrorKind(429, "The API key asked more often than it may"),
     "login_throttled": ErrorKind(429, "Too many failed logins under this name"),
     "csrf_failed": ErrorKind(403, "The change does not come from a page of this service"),
     "setup_closed": ErrorKind(403, "The setup token is unknown, used or too old"),
@@ -81,10 +84,12 @@ CATALOGUE: dict[str, ErrorKind] = {
     "unusable_classifier": ErrorKind(422, "The file is not a self-describing auditable classifier"),
     "unusable_policy": ErrorKind(422, "The policy cannot be used with this classifier"),
     # us
+    "parquet_not_installed": ErrorKind(501, "Parquet needs the extra `parquet` of this package"),
     "queue_full": ErrorKind(503, "Too many films are waiting"),
     "storage_full": ErrorKind(507, "The disk is full; nothing of the request was kept"),
     "database_away": ErrorKind(503, "The database does not answer, or has no room"),
     "too_busy": ErrorKind(503, "Too many uploads, or too many maps to make, are in progress"),
+    "overloaded": ErrorKind(503, "Too many requests are in progress"),
     "not_ready": ErrorKind(503, "The service is not ready"),
     "audit_failed": ErrorKind(500, "The film was accepted, but its audit failed"),
     "internal": ErrorKind(500, "The service made a mistake"),
@@ -106,6 +111,8 @@ OFFLINE: dict[str, str] = {
     "unknown_key": "No API key has this name",
     "key_exists": "An API key of this name exists",
     "unreadable_checkpoint": "The file is not a checkpoint of this service",
+    "too_young": "Events of the last six months are not removed",
+    "unreadable_archive": "The file is not an export of the log, or it cannot be read or made",
     "unreadable_bundle": "The file is not an evidence bundle, or it is damaged",
     "unusable_key": "The file is not an Ed25519 key",
 }
@@ -124,31 +131,43 @@ ProblemPage = Callable[[Request, ErrorKind, str, str], Response]
 
 
 def problem(request: Request, code: str, detail: str, errors: list[dict[str, str]] | None = None) -> Response:
-    kind = CATALOGUE.get(code, CATALOGUE["internal"])
+    code = code if code in CATALOGUE else "internal"
+    kind = CATALOGUE[code]
     request.app.state.metrics.refusals.labels(code).inc()
     page: ProblemPage | None = getattr(request.app.state, "problem_page", None)
     if page is not None and "text/html" in request.headers.get("accept", ""):
         return page(request, kind, code, detail)
-    body: dict[str, object] = {
-        "type": f"urn:triggerscope:error:{code}",
-        "title": kind.title,
-        "status": kind.status,
-        "code": code,
-        "detail": detail,
-        "instance": request.url.path,
-    }
+    body = problem_body(code, detail, request.url.path)
     if errors is not None:
         body["errors"] = errors
     return JSONResponse(body, kind.status, _headers(kind.status), media_type=MEDIA_TYPE)
 
 
+def problem_body(code: str, detail: str, instance: str) -> dict[str, object]:
+    kind = CATALOGUE[code]
+    return {
+        "type": f"urn:triggerscope:error:{code}",
+        "title": kind.title,
+        "status": kind.status,
+        "code": code,
+        "detail": detail,
+        "instance": instance,
+    }
+
+
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI responses for error codes of the catalogue."""
+    """The OpenAPI responses for error codes of the catalogue, each code with its example."""
     grouped: dict[int | str, list[str]] = {}
     for code in codes:
-        grouped.setdefault(CATALOGUE[code].status, []).append(f"`{code}`: {CATALOGUE[code].title}.")
-    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": " ".join(lines), "content": content} for status, lines in grouped.items()}
+        grouped.setdefault(CATALOGUE[code].status, []).append(code)
+    return {status: _documented(found) for status, found in grouped.items()}
+
+
+def _documented(codes: list[str]) -> dict[str, Any]:
+    examples = {code: {"value": problem_body(code, CATALOGUE[code].title, "/v1/audits")} for code in codes}
+    schema = {"$ref": "#/components/schemas/Problem"}
+    description = " ".join(f"`{code}`: {CATALOGUE[code].title}." for code in codes)
+    return {"description": description, "content": {MEDIA_TYPE: {"schema": schema, "examples": examples}}}
 
 
 def install(app: FastAPI) -> None:
@@ -170,7 +189,10 @@ def _headers(status: int) -> dict[str, str]:
 async def _on_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, TriggerscopeError):
         raise error
-    return problem(request, error.code, error.detail)
+    response = problem(request, error.code, error.detail)
+    if isinstance(error, RateLimited):
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
+    return response
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""One pure-ASGI layer around everything: security headers, a request id, a log line and a measurement."""
+"""Pure-ASGI layers around everything: security headers, a request id, a log line, a measurement, and admission."""
 
 import re
 import secrets
@@ -6,8 +6,10 @@ import time
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.errors import problem
 from service.metrics import Metrics
 
 CONTENT_SECURITY_POLICY = (
@@ -22,6 +24,26 @@ SECURITY_HEADERS = {
 }
 REQUEST_ID = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 log = structlog.get_logger()
+
+
+class Admission:
+    """Bounds the requests in progress: one too many is answered at once, and touches neither database nor disk."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app = app
+        self._free = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif self._free < 1:
+            await problem(Request(scope), "overloaded", "try again in a few seconds")(scope, receive, send)
+        else:
+            self._free -= 1
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                self._free += 1
 
 
 class Envelope:

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from service.api.dependencies import ReleaseReader, ResourcesDep
 from service.api.errors import problems
-from service.api.schemas import SHA, Wire
+from service.api.schemas import SHA, Wire, shown_as
 from service.db import pacs_queries
 from service.keys import Principal
 from service.releases import Reason, Release, decide
@@ -37,6 +37,8 @@ class ReleaseQuestion(Wire):
 
 
 class ReleaseAnswer(Wire):
+    model_config = shown_as({"decision": "hold", "reason": "suspicious", "final": True, "audit": "/v1/audits/6f2c0a4d"})
+
     decision: Literal["release", "hold"]
     reason: Reason
     final: bool = Field(description="False where the wait ended before the audit: hold, and ask again.")

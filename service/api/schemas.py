@@ -1,7 +1,7 @@
 """What goes over the wire."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -70,50 +70,92 @@ class Links(Wire):
     radiograph: str | None
 
 
+def shown_as(*examples: dict[str, Any]) -> ConfigDict:
+    """The examples that the interface's description gives of a resource."""
+    return ConfigDict(json_schema_extra={"examples": list(examples)})
+
+
+AUDIT: dict[str, Any] = {
+    "id": "6f2c0a4d9b7e41c38a5d1f0e2b3c4d5e",
+    "state": "done",
+    "source": "er-1",
+    "sha256": SHA,
+    "received_at": "2026-11-22T18:30:00.120000Z",
+    "film": {
+        "pixels_sha256": SHA,
+        "bytes": 61234,
+        "width": 224,
+        "height": 224,
+        "attributes": {"format": "png"},
+    },
+    "classifier": {"name": "phantom-badnet3", "sha256": SHA},
+    "policy": {"name": "phantom-badnet3-phantom", "sha256": SHA},
+    "verdict": "suspicious",
+    "score": 7.1,
+    "p_value": 0.0033,
+    "probabilities": {"Atelectasis": 0.97, "Effusion": 0.04},
+    "deployed": None,
+    "explained_label": "Atelectasis",
+    "hypothesis": "support",
+    "evidence": {"layercam_28_entropy": {"value": 0.41, "p_value": 0.0033}},
+    "region": {"x": 212, "y": 212, "width": 12, "height": 12},
+    "watch_hit": None,
+    "reasons": ["The evidence for Atelectasis lies in 0.3 % of the film."],
+    "timings_ms": {"decode": 3.1, "explain": 9.8},
+    "code_version": "0.1.0",
+    "completed_at": "2026-11-22T18:30:00.180000Z",
+    "error_code": None,
+    "links": {
+        "self": "/v1/audits/6f2c0a4d9b7e41c38a5d1f0e2b3c4d5e",
+        "overlay": "/v1/audits/6f2c0a4d9b7e41c38a5d1f0e2b3c4d5e/overlay.png",
+        "radiograph": "/v1/audits/6f2c0a4d9b7e41c38a5d1f0e2b3c4d5e/radiograph.png",
+    },
+}
+POLICY: dict[str, Any] = {
+    "name": "phantom-badnet3-phantom",
+    "sha256": SHA,
+    "classifier_sha256": SHA,
+    "preprocessing_sha256": SHA,
+    "source": "phantoms",
+    "false_positive_rate": 0.01,
+    "created_at": "2026-11-22T10:00:00+00:00",
+    "active": True,
+}
+WATCHED: dict[str, Any] = {
+    "id": "8a2c0a4d9b7e41c38a5d1f0e2b3c4d5e",
+    "active": True,
+    "audit": "6f2c0a4d9b7e41c38a5d1f0e2b3c4d5e",
+    "group": "9b3c0a4d9b7e41c38a5d1f0e2b3c4d5e",
+    "classifier": "phantom-badnet3",
+    "preprocessing_sha256": SHA,
+    "label": "Atelectasis",
+    "region": {"x": 212, "y": 212, "width": 12, "height": 12},
+    "sha256": SHA,
+    "added_at": "2026-11-22T19:00:00Z",
+    "actor": "account:ada",
+    "retired_at": None,
+}
+CLASSIFIER: dict[str, Any] = {
+    "name": "phantom-badnet3",
+    "is_default": True,
+    "versions": [
+        {
+            "sha256": SHA,
+            "active": True,
+            "added_at": "2026-11-22T10:00:00Z",
+            "labels": ["Atelectasis", "Effusion"],
+            "input_size": 224,
+            "licence": "Apache-2.0",
+            "policies": [POLICY],
+        }
+    ],
+}
+
+
 class AuditResource(Wire):
     """One audit. Everything from `verdict` to `completed_at` is null until the state is `done`."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "id": "6f2c0a4d9b7e41c38a5d1f0e2b3c4d5e",
-                    "state": "done",
-                    "source": "er-1",
-                    "sha256": SHA,
-                    "received_at": "2026-11-22T18:30:00.120000Z",
-                    "film": {
-                        "pixels_sha256": SHA,
-                        "bytes": 61234,
-                        "width": 224,
-                        "height": 224,
-                        "attributes": {"format": "png"},
-                    },
-                    "classifier": {"name": "phantom-badnet3", "sha256": SHA},
-                    "policy": {"name": "phantom-badnet3-phantom", "sha256": SHA},
-                    "verdict": "suspicious",
-                    "score": 7.1,
-                    "p_value": 0.0033,
-                    "probabilities": {"Atelectasis": 0.97, "Effusion": 0.04},
-                    "deployed": None,
-                    "explained_label": "Atelectasis",
-                    "evidence": {"layercam_28_entropy": {"value": 0.41, "p_value": 0.0033}},
-                    "region": {"x": 212, "y": 212, "width": 12, "height": 12},
-                    "watch_hit": None,
-                    "reasons": ["The evidence for Atelectasis lies in 0.3 % of the film."],
-                    "timings_ms": {"decode": 3.1, "explain": 9.8},
-                    "code_version": "0.1.0",
-                    "completed_at": "2026-11-22T18:30:00.180000Z",
-                    "error_code": None,
-                    "links": {
-                        "self": "/v1/audits/6f2c0a4d9b7e41c38a5d1f0e2b3c4d5e",
-                        "overlay": "/v1/audits/6f2c0a4d9b7e41c38a5d1f0e2b3c4d5e/overlay.png",
-                        "radiograph": "/v1/audits/6f2c0a4d9b7e41c38a5d1f0e2b3c4d5e/radiograph.png",
-                    },
-                }
-            ]
-        }
-    )
+    model_config = shown_as(AUDIT)
 
     id: str
     state: State
@@ -129,6 +171,9 @@ class AuditResource(Wire):
     probabilities: dict[str, float] | None
     deployed: Deployed | None = Field(description="Null unless the caller sent probabilities.")
     explained_label: str | None
+    hypothesis: Literal["support", "counter"] | None = Field(
+        description="Whether the film speaks for the explained label, or the label is held down; null in old audits."
+    )
     evidence: dict[str, Measurement] | None
     region: Region | None
     watch_hit: WatchHit | None = Field(description="Null unless the film shows a patch of the watch list.")
@@ -143,6 +188,10 @@ class AuditResource(Wire):
 class SaliencyMap(Wire):
     """values: rows of cells from the top; covers: the part of the film that they lie over."""
 
+    model_config = shown_as(
+        {"name": "layercam_28", "label": "Mass", "values": [[0.0, 0.1], [0.2, 1.7]], "covers": AUDIT["region"]}
+    )
+
     name: str
     label: str
     values: list[list[float]]
@@ -150,11 +199,15 @@ class SaliencyMap(Wire):
 
 
 class AuditPage(Wire):
+    model_config = shown_as({"items": [AUDIT], "next": "MjAyNi0xMS0yMlQxODozMDowMC4xMjAwMDArMDA6MDB8NmYyYw=="})
+
     items: list[AuditResource]
     next: str | None = Field(description="Cursor of the following page; null on the last one.")
 
 
 class PolicyResource(Wire):
+    model_config = shown_as(POLICY)
+
     name: str
     sha256: str
     classifier_sha256: str
@@ -176,16 +229,22 @@ class ClassifierVersion(Wire):
 
 
 class ClassifierResource(Wire):
+    model_config = shown_as(CLASSIFIER)
+
     name: str
     is_default: bool
     versions: list[ClassifierVersion]
 
 
 class ClassifierList(Wire):
+    model_config = shown_as({"items": [CLASSIFIER]})
+
     items: list[ClassifierResource]
 
 
 class PolicyList(Wire):
+    model_config = shown_as({"items": [POLICY]})
+
     items: list[PolicyResource]
 
 
@@ -200,12 +259,16 @@ class PolicyActivation(Wire):
 
 
 class InForce(Wire):
+    model_config = shown_as({"name": "phantom-badnet3", "target": SHA})
+
     name: str
     target: str | None = Field(description="The SHA-256 now in force; null when nothing is.")
 
 
 class WatchEntry(Wire):
     """A patch of the watch list. region: in pixels of the model input."""
+
+    model_config = shown_as(WATCHED)
 
     id: str
     active: bool
@@ -222,11 +285,20 @@ class WatchEntry(Wire):
 
 
 class WatchList(Wire):
+    model_config = shown_as({"items": [WATCHED]})
+
     items: list[WatchEntry]
 
 
 class Health(Wire):
+    model_config = shown_as({"status": "ok"})
+
     status: Literal["ok"] = "ok"
+
+
+class InvalidParameter(Wire):
+    location: str = Field(examples=["query.limit"])
+    message: str
 
 
 class Problem(Wire):
@@ -238,3 +310,4 @@ class Problem(Wire):
     code: str = Field(examples=["too_many_pixels"])
     detail: str
     instance: str
+    errors: list[InvalidParameter] | None = Field(None, description="With `invalid_request` only.")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from importlib.util import find_spec
 from typing import Annotated, Literal
 from urllib.parse import quote, urlencode
 
@@ -116,6 +117,7 @@ def queue_page(
         sources=sources,
         waiting=queries.queue_depth(session),
         is_first=cursor is None,
+        parquet=find_spec("pyarrow") is not None,
     )
 
 

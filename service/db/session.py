@@ -55,6 +55,14 @@ class Database:
             yield session
 
     @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """As `read`, but every statement sees the database as it was at the first one."""
+        with self.read() as session:
+            if not self.is_sqlite:  # whose transactions always do
+                session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+            yield session
+
+    @contextmanager
     def write(self) -> Iterator[Unit]:
         """Commits when the block ends, rolls back when it raises."""
         with self._one_writer, Session(self._writing, expire_on_commit=False) as session:

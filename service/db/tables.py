@@ -183,6 +183,7 @@ class AuditRow(Tables):
     p_value: Mapped[float | None]
     probabilities: Mapped[dict[str, Any]]
     explained_label: Mapped[str] = mapped_column(String(64))
+    hypothesis: Mapped[str | None] = mapped_column(String(8))  # support or counter; None in audits from before it
     evidence: Mapped[dict[str, Any]]
     region: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     reasons: Mapped[list[str]]
@@ -474,3 +475,13 @@ class DriftBlockRow(Tables):
     distances: Mapped[list[float]]
     p_values: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # None until the block is full
     alarms: Mapped[list[str]]
+
+
+class PruningRow(Tables):
+    """A signed statement about the oldest part of one chain, which was removed; only with it can events be deleted."""
+
+    __tablename__ = "prunings"
+
+    writer: Mapped[str] = mapped_column(String(32), primary_key=True)
+    last_sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    document: Mapped[dict[str, Any]]

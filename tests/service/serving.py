@@ -15,6 +15,7 @@ import numpy as np
 import uvicorn
 from PIL import Image
 
+from service.api.protocol import Protocol
 from service.app import create_app
 from service.settings import Settings
 from tests.conftest import REPOSITORY
@@ -33,7 +34,9 @@ def png(seed: int, size: int = 224) -> bytes:
 @contextmanager
 def serving(settings: Settings) -> Iterator[httpx.Client]:
     """A client of a real server on a free port of loopback."""
-    config = uvicorn.Config(create_app(settings), port=0, log_config=None, access_log=False, lifespan="on")
+    config = uvicorn.Config(
+        create_app(settings), port=0, http=Protocol, log_config=None, access_log=False, lifespan="on"
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

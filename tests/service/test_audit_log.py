@@ -1,19 +1,22 @@
 """Everything that can be done to the database behind the service's back, and that it is found."""
 
-from collections.abc import Callable
+import shutil
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from service import audit_log, review
-from service.db import chain
-from service.db.session import Database
+from service.db.chain import record_hash, review_hash
+from service.db.session import Database, utc_now
+from service.db.tables import ActivationRow
+from service.review import open_review
 from service.signing import Signer
 from tests.service.db.rows import add_audit, add_classifier, add_job
 
-Tamper = Callable[[Database], None]
+GUARDED = ("events", "audits", "activations", "prunings")
 
 
 @pytest.fixture
@@ -21,92 +24,147 @@ def signer(tmp_path: Path) -> Signer:
     return Signer.open(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def recorded_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recorded") / "log.sqlite3"
+    database = Database(f"sqlite:///{path}")
+    database.upgrade()
+    record_some(database)
+    database.close()
+    return path
+
+
 @pytest.fixture
-def recorded(sqlite_database: Database) -> Database:
-    """Three audits, one decided, each step an event."""
+def recorded(recorded_file: Path, tmp_path: Path) -> Iterator[Database]:
+    """Three audits, one decided, one classifier in force, each step an event."""
+    database = Database(f"sqlite:///{shutil.copy(recorded_file, tmp_path)}")
+    yield database
+    database.close()
+
+
+def record_some(database: Database) -> None:
     for number in (1, 2, 3):
-        with sqlite_database.write() as unit:
+        with database.write() as unit:
             if number == 1:
                 add_classifier(unit.session)
+                unit.session.add(ActivationRow(slot="default", target="small", at=utc_now(), actor="ada"))
+                unit.record("classifier.made_default", "default", "ada", target="small")
             job = add_job(unit.session, number, seconds=number)
             audit = add_audit(unit.session, job, "suspicious")
-            review.open_review(unit, job, audit)
-            unit.record("audit.completed", audit.id, "worker", record_sha256=chain.record_hash(audit))
-    step = review.Step("confirm", "", "ada")
-    review.record(sqlite_database, [f"{1:032x}"], step, readers=1)
-    return sqlite_database
+            opened = open_review(unit, job, audit, "worker")
+            hashes = {"record_sha256": record_hash(audit), "review_sha256": review_hash(opened)}
+            unit.record("audit.completed", audit.id, "worker", **hashes)
+    review.record(database, [f"{1:032x}"], review.Step("confirm", "", "ada"), readers=1)
 
 
-def behind_its_back(*statements: str) -> Tamper:
+def behind_its_back(database: Database, statements: str) -> None:
     """Somebody with the file: the triggers that forbid changes are dropped first."""
-
-    def tamper(database: Database) -> None:
-        with database._writing.begin() as connection:
-            for table in ("events", "audits"):
-                for action in ("update", "delete"):
-                    connection.execute(text(f"DROP TRIGGER {table}_no_{action}"))
-            for statement in statements:
-                connection.execute(text(statement))
-
-    return tamper
+    triggers = [f"{table}_no_{action}" for table in GUARDED for action in ("update", "delete")]
+    connection = sqlite3.connect(str(database.engine.url.database))
+    connection.executescript(f"{''.join(f'DROP TRIGGER {name}; ' for name in triggers)} {statements}")
+    connection.close()
 
 
 def found(database: Database, signer: Signer, *kept: dict[str, Any]) -> set[str]:
     return {fault.kind for fault in audit_log.verify(database, signer.public_pem, kept).faults}
 
 
-def test_an_untouched_log_has_no_faults(recorded: Database, signer: Signer) -> None:
-    document = audit_log.sign_checkpoint(recorded, signer, "test")
-    report = audit_log.verify(recorded, signer.public_pem, [document])
+def test_an_untouched_log_has_no_faults(database: Database, signer: Signer) -> None:
+    record_some(database)
+    document = audit_log.sign_checkpoint(database, signer, "test")
+    report = audit_log.verify(database, signer.public_pem, [document])
     assert report.faults == ()
-    assert (report.events, report.audits, report.checkpoints) == (5, 3, 2)
+    assert (report.events, report.audits, report.checkpoints) == (6, 3, 2)
 
 
-@pytest.mark.parametrize(
-    ("tamper", "fault"),
-    [
-        (behind_its_back("UPDATE events SET actor = 'eve' WHERE sequence = 2"), "has been edited"),
-        (behind_its_back("UPDATE events SET payload = '{}' WHERE sequence = 4"), "has been edited"),
-        (behind_its_back("DELETE FROM events WHERE sequence = 2"), "events are missing before this one"),
-        (behind_its_back("DELETE FROM events WHERE sequence = 1"), "events are missing before this one"),
-        (
-            behind_its_back(
-                "UPDATE events SET sequence = 99 WHERE sequence = 1",
-                "UPDATE events SET sequence = 1 WHERE sequence = 2",
-                "UPDATE events SET sequence = 2 WHERE sequence = 99",
-            ),
-            "does not follow the one before",
-        ),
-        (behind_its_back("UPDATE audits SET verdict = 'unremarkable'"), "audit has been edited"),
-        (behind_its_back("UPDATE audits SET reasons = '[]' WHERE id LIKE '%2'"), "audit has been edited"),
-        (behind_its_back("DELETE FROM reviews", "DELETE FROM audits WHERE id LIKE '%3'"), "audit has been removed"),
-        (behind_its_back("UPDATE reviews SET state = 'dismissed' WHERE id LIKE '%1'"), "review has been edited"),
-        (behind_its_back("UPDATE reviews SET state = 'unflagged' WHERE id LIKE '%2'"), "review has been edited"),
-        (
-            behind_its_back(
-                "INSERT INTO activations (slot, target, at, actor) VALUES ('default', 'x', '2026-01-01 00:00:00', 'e')"
-            ),
-            "activation has been edited",
-        ),
-    ],
-)
-def test_each_way_of_tampering_is_found(recorded: Database, signer: Signer, tamper: Tamper, fault: str) -> None:
-    tamper(recorded)
+TAMPERING = [
+    ("UPDATE events SET actor = 'eve' WHERE sequence = 2", "has been edited"),
+    ("UPDATE events SET payload = '{}' WHERE sequence = 4", "has been edited"),
+    ("UPDATE events SET payload = '{' WHERE sequence = 4", "holds a value that cannot be read"),
+    ("UPDATE events SET at = '2026-01-01 00:00:00.000000' WHERE sequence = 3", "has been edited"),
+    ("UPDATE events SET at = 'yesterday' WHERE sequence = 3", "holds a value that cannot be read"),
+    ("UPDATE events SET writer = 'eve' WHERE sequence > 2", "events are missing before this one"),
+    ("DELETE FROM events WHERE sequence = 2", "events are missing before this one"),
+    ("DELETE FROM events WHERE sequence = 1", "events are missing before this one"),
+    ("DELETE FROM events WHERE sequence >= 5", "review has been edited"),
+    ("DELETE FROM events", "audit without its event"),
+    (
+        "UPDATE events SET sequence = 99 WHERE sequence = 1; UPDATE events SET sequence = 1 WHERE sequence = 2; "
+        "UPDATE events SET sequence = 2 WHERE sequence = 99",
+        "does not follow the one before",
+    ),
+    (
+        "INSERT INTO events SELECT writer, 6, at, actor, kind, subject, payload, hash, 'a' FROM events "
+        "WHERE sequence = 5",
+        "has been edited",
+    ),
+    *(
+        (f"UPDATE audits SET {change} WHERE id LIKE '%2'", "audit has been edited")
+        for change in (
+            "verdict = 'unremarkable'", "reasons = '[]'", "score = 0.0", "p_value = 0.5", "evidence = '{\"gini\": 1}'",
+            "explained_label = 'Hernia'", "hypothesis = 'counter'", "policy_sha256 = 'x'", "classifier_sha256 = 'x'",
+            "region = '{\"x\": 0, \"y\": 0, \"width\": 1, \"height\": 1}'", "film_sha256 = 'x'",
+            "received_at = '2020-01-01 00:00:00.000000'", "timings_ms = '{\"decode\": 1}'",
+        )
+    ),
+    ("DELETE FROM reviews; DELETE FROM audits WHERE id LIKE '%3'", "audit has been removed"),
+    (
+        "UPDATE audits SET id = 'x' WHERE id LIKE '%3'",
+        "audit without its event",
+    ),
+    *(
+        (f"UPDATE reviews SET {change}", "review has been edited")
+        for change in (
+            "state = 'dismissed' WHERE id LIKE '%1'", "state = 'unflagged' WHERE id LIKE '%2'", "decided_by = 'eve'",
+            "decided_at = '2026-01-01 00:00:00.000000'", "first_reader = 'eve'", "proposal = 'confirmed'",
+            "priority = 0", "source = 'x'", "group_key = 'x'", "received_at = '2020-01-01 00:00:00.000000'",
+        )
+    ),
+    ("DELETE FROM reviews WHERE id LIKE '%2'", "review has been removed"),
+    (
+        "INSERT INTO activations (slot, target, at, actor) VALUES ('default', 'x', '2026-01-01 00:00:00', 'e')",
+        "activation has been edited",
+    ),
+    ("UPDATE activations SET target = 'x'", "activation has been edited"),
+    ("UPDATE activations SET actor = 'eve'", "activation has been edited"),
+    ("DELETE FROM activations", "activation has been edited"),
+    ("DELETE FROM checkpoints", "checkpoint has been removed, or added"),
+    ("UPDATE checkpoints SET root = 'x'", "checkpoint has been edited"),
+    ("UPDATE checkpoints SET events = 1", "checkpoint has been edited"),
+    ("UPDATE checkpoints SET document = '{}'", "checkpoint not signed by this key"),
+    (
+        "INSERT INTO checkpoints SELECT 9, at, events, root, document FROM checkpoints",
+        "checkpoint has been removed, or added",
+    ),
+    (
+        "INSERT INTO prunings VALUES ('w', 1, '{\"content\": {}, \"signature\": \"\", \"public_key\": \"\"}')",
+        "pruning not signed by this key",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("statements", "fault"), TAMPERING, ids=[statements[:60] for statements, _ in TAMPERING])
+def test_each_way_of_tampering_is_found(recorded: Database, signer: Signer, statements: str, fault: str) -> None:
+    audit_log.sign_checkpoint(recorded, signer, "test")
+    behind_its_back(recorded, statements)
     assert fault in found(recorded, signer)
 
 
 def test_a_log_cut_off_at_its_end_shows_against_a_kept_checkpoint(recorded: Database, signer: Signer) -> None:
     document = audit_log.sign_checkpoint(recorded, signer, "test")
     behind_its_back(
-        "DELETE FROM events WHERE sequence >= 4", "UPDATE reviews SET state = 'open'", "DELETE FROM checkpoints"
-    )(recorded)
+        recorded,
+        "DELETE FROM events WHERE sequence >= 5 OR kind = 'log.checkpoint'; DELETE FROM checkpoints; "
+        "UPDATE reviews SET state = 'open', decided_by = NULL, decided_at = NULL",
+    )
     assert found(recorded, signer) == set()
     assert found(recorded, signer, document) == {"cut off behind a checkpoint"}
 
 
 def test_a_chain_that_is_missing_whole_shows_against_a_kept_checkpoint(recorded: Database, signer: Signer) -> None:
     document = audit_log.sign_checkpoint(recorded, signer, "test")
-    behind_its_back(*(f"DELETE FROM {table}" for table in ("checkpoints", "reviews", "audits", "events")))(recorded)
+    tables = ("checkpoints", "reviews", "audits", "events", "activations")
+    behind_its_back(recorded, "; ".join(f"DELETE FROM {table}" for table in tables))
     assert found(recorded, signer, document) == {"cut off behind a checkpoint"}
 
 
@@ -134,7 +192,7 @@ def test_tree_roots_are_those_of_rfc_6962() -> None:
 def test_the_export_is_every_event_in_order(recorded: Database) -> None:
     with recorded.read() as session:
         lines = list(audit_log.export(session))
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert '"kind":"review.confirm"' in lines[-1]
 
 

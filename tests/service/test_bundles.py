@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -25,7 +27,9 @@ def bundle(sqlite_database: Database, signer: Signer) -> bytes:
         unit.record("audit.completed", audit.id, "worker", record_sha256=chain.record_hash(audit))
     with sqlite_database.read() as session:
         exhibit = Exhibit(audit, queries.events_about(session, audit.id), {"radiograph.png": b"picture"})
-    return bundles.make([exhibit], {"abc": b"{}"}, signer)
+    buffer = io.BytesIO()
+    bundles.write([exhibit], {"abc": b"{}"}, signer, buffer)
+    return buffer.getvalue()
 
 
 def rewritten(bundle: bytes, changes: dict[str, bytes | None]) -> bytes:
@@ -53,12 +57,31 @@ def test_a_fresh_bundle_is_sound(bundle: bytes, signer: Signer) -> None:
         ({f"audits/{1:032x}/radiograph.png": None}, "is missing"),
         ({"policies/abc.json": b"[]"}, "has been changed"),
         ({"audits/more.json": b"{}"}, "is not in the manifest"),
+        ({f"audits/{1:032x}/events.jsonl": b""}, "is not the one in its history"),
+        ({f"audits/{1:032x}/events.jsonl": None}, "has no record or no history"),
         ({f"audits/{1:032x}/record.json": b"{}"}, "is not the one in its history"),
     ],
 )
 def test_a_changed_bundle_is_not(bundle: bytes, changes: dict[str, bytes | None], fault: str) -> None:
     faults = bundles.verify(rewritten(bundle, changes)).faults
     assert any(fault in found for found in faults), faults
+
+
+def test_it_verifies_without_the_service(bundle: bytes, signer: Signer, tmp_path: Path) -> None:
+    """The script out of the bundle, in a Python that finds nothing of ours."""
+    file, key, script = (tmp_path / name for name in ("evidence.zip", "key.pem", "verify.py"))
+    key.write_text(signer.public_pem)
+    with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
+        script.write_bytes(archive.read("verify.py"))
+    command = [sys.executable, "-I", str(script), str(file), "--public-key", str(key)]
+    for data, status, said in (
+        (bundle, 0, "0 faults"),
+        (rewritten(bundle, {"policies/abc.json": b"[]"}), 3, "has been changed"),
+        (b"PK", 1, "not a readable bundle"),
+    ):
+        file.write_bytes(data)
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert (ended.returncode, said in ended.stdout + ended.stderr) == (status, True)
 
 
 def test_another_key_did_not_sign_it(bundle: bytes, tmp_path: Path) -> None:

@@ -40,6 +40,17 @@ def test_the_log_is_exported_and_its_key_shown(run, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out.startswith("-----BEGIN PUBLIC KEY-----")
 
 
+def test_old_events_are_archived_before_they_go(run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = tmp_path / "archive.jsonl"
+    assert run("keys", "create", "--name", "one", "--scope", "admin") == 0
+    assert run("log", "prune", "--before", "2020-01-01", "--archive", str(archive)) == 0
+    assert "0 events removed" in capsys.readouterr().out
+    assert run("log", "verify", "--archive", str(archive)) == 0
+    assert run("log", "prune", "--before", "2020-01-01", "--archive", str(archive)) == 1  # is not overwritten
+    assert run("log", "prune", "--before", "2999-01-01", "--archive", str(tmp_path / "young.jsonl")) == 1
+    assert "too_young" in capsys.readouterr().err
+
+
 def test_accounts_are_made_on_the_command_line(
     run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,6 +67,7 @@ def test_accounts_are_made_on_the_command_line(
         (("bundle", "verify", "/nowhere"), "unreadable_bundle"),
         (("log", "verify", "--checkpoint", "/nowhere"), "unreadable_checkpoint"),
         (("log", "verify", "--public-key", "/nowhere"), "unusable_key"),
+        (("log", "verify", "--archive", "/nowhere"), "unreadable_archive"),
     ],
 )
 def test_a_file_that_is_not_there_is_said_plainly(

@@ -33,6 +33,8 @@ MATRIX = {
     ("GET", "/audits/{audit_id}/bundle.zip"): READ,
     ("GET", "/exports/audits.csv"): READ,
     ("GET", "/exports/audits.jsonl"): READ,
+    ("GET", "/exports/audits.parquet"): READ,
+    ("POST", "/exports/bundle.zip"): READ,
     ("GET", "/groups"): READ,
     ("POST", "/reviews"): REVIEW,
     ("GET", "/watch-list"): READ,

@@ -1,6 +1,8 @@
 """What is refused gets a stable code, leaves nothing behind and does no harm."""
 
 import io
+import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
+from service import keys
 from service.app import open_database
 from service.db import queries
 from service.settings import Settings
@@ -143,3 +146,58 @@ def test_slow_and_surplus_uploads_are_refused(shared_settings: Settings, tmp_pat
         assert int(surplus.headers["retry-after"]) > 0
         assert (slow.result().status_code, slow.result().json()["code"]) == (408, "upload_timeout")
         assert client.post("/v1/audits", content=png(1), headers=RAW).status_code == 201
+
+
+def test_a_key_that_asks_too_often_waits(shared_settings: Settings, tmp_path: Path) -> None:
+    settings = shared_settings.model_copy(
+        update={"data_dir": tmp_path, "key_requests_per_second": 0.5, "key_burst": 2, "embedded_worker": False}
+    )
+    with serving(settings) as client, open_database(settings) as database:
+        token, _ = keys.create(database, "one", ["audits:read"], None, "test")
+        other, _ = keys.create(database, "other", ["audits:read"], None, "test")
+
+        def ask(key: str) -> httpx.Response:
+            return client.get("/v1/audits", headers={"Authorization": f"Bearer {key}"})
+
+        answers = [ask(token) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        assert answers[2].json()["code"] == "rate_limited"
+        assert answers[2].headers["content-type"] == "application/problem+json"
+        assert 1 <= int(answers[2].headers["retry-after"]) <= 2
+        assert ask(other).status_code == 200
+
+
+def test_one_request_too_many_is_told_so(shared_settings: Settings, tmp_path: Path) -> None:
+    settings = shared_settings.model_copy(
+        update={"data_dir": tmp_path, "allow_anonymous": True, "max_requests": 1, "embedded_worker": False}
+    )
+
+    def slow_body() -> Iterator[bytes]:
+        yield b"x"
+        arriving.set()
+        answered.wait(30)
+
+    arriving, answered = threading.Event(), threading.Event()
+    with serving(settings) as client, ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(client.post, "/v1/audits", content=slow_body(), headers=RAW)
+        arriving.wait()
+        surplus = client.get("/healthz")
+        while surplus.status_code == 200:  # the slow request is not there yet
+            surplus = client.get("/healthz")
+        answered.set()
+        assert (surplus.status_code, surplus.json()["code"]) == (503, "overloaded")
+        assert int(surplus.headers["retry-after"]) > 0
+        assert surplus.headers["x-content-type-options"] == "nosniff"
+        assert slow.result().status_code == 415
+        assert client.get("/healthz").status_code == 200
+
+
+def test_bytes_that_are_not_http_get_a_problem_too(server: httpx.Client) -> None:
+    address = (server.base_url.host, server.base_url.port)
+    with socket.create_connection(address, timeout=30) as connection:
+        connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"application/problem+json" in head
+    assert json.loads(body)["code"] == "bad_request"

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pyarrow import parquet
 
 from service import bundles
 from tests.service.serving import png
@@ -142,6 +143,23 @@ def test_exports_hold_what_the_queue_shows(client: httpx.Client) -> None:
     assert row["source"] == "'-exported"  # a spreadsheet would compute what starts with a dash
     [line] = client.get("/exports/audits.jsonl", params=address).text.splitlines()
     assert json.loads(line)["evidence"] == audit["evidence"]
+    table = parquet.read_table(io.BytesIO(client.get("/exports/audits.parquet", params=address).content)).to_pylist()
+    assert [(found["id"], found["score"], found["source"]) for found in table] == [
+        (audit["id"], audit["score"], "-exported")
+    ]
+
+
+def test_chosen_audits_become_one_bundle(client: httpx.Client, tokens: dict[str, str]) -> None:
+    headers = {"Authorization": f"Bearer {tokens['audits:read']}"}
+
+    def take_out(ids: list[str]) -> httpx.Response:
+        return httpx.post(client.base_url.join("/exports/bundle.zip"), data={"id": ids}, headers=headers, timeout=60)
+
+    chosen = [submit(client, seed)["id"] for seed in (200, 202)]
+    report = bundles.verify(take_out(chosen).content)
+    assert (report.audits, report.faults) == (tuple(chosen), ())
+    for ids, code in (([], "invalid_request"), (["0" * 32], "audit_not_found")):
+        assert take_out(ids).json()["code"] == code
 
 
 def test_a_bundle_of_one_audit_verifies(client: httpx.Client) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy.exc import DBAPIError
 
 from service.db import migrations
 from service.db.session import Database, DatabaseNotReady
-from service.db.tables import Tables
+from service.db.tables import PruningRow, Tables
 from tests.service.db.rows import add_audit, add_classifier, add_job
 
 
@@ -38,7 +38,10 @@ def test_down_and_up_again(database: Database) -> None:
 
 
 @pytest.mark.parametrize("statement", ["UPDATE {} SET {} = '9'", "DELETE FROM {}"])
-@pytest.mark.parametrize(("table", "column"), [("audits", "score"), ("events", "payload"), ("activations", "slot")])
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [("audits", "score"), ("events", "payload"), ("activations", "slot"), ("prunings", "writer")],
+)
 def test_appended_rows_cannot_be_changed(database: Database, statement: str, table: str, column: str) -> None:
     with database.write() as unit:
         add_classifier(unit.session)
@@ -47,5 +50,6 @@ def test_appended_rows_cannot_be_changed(database: Database, statement: str, tab
         unit.session.execute(
             text("INSERT INTO activations (slot, at, actor) VALUES ('s', '2026-01-01 00:00:00', 'test')")
         )
+        unit.session.add(PruningRow(writer="another", last_sequence=1, document={}))
     with pytest.raises(DBAPIError, match="append-only"), database.write() as unit:
         unit.session.execute(text(statement.format(table, column)))
