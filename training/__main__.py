@@ -10,6 +10,7 @@ from pathlib import Path
 from training.config import RunError, read_run
 from training.data import DataError, Film, in_split, read_films, read_splits
 
+PARITY = {"original": "logits against the original file", "logits": "logits against autograd's network"}
 SPLIT_LISTS = Path(__file__).parent / "splits"
 
 
@@ -46,6 +47,43 @@ def _export(arguments: argparse.Namespace) -> int:
         explained_count=run.explained_count,
     )
     print(f"{arguments.out / (card.name + '.onnx')}  sha256 {card.sha256}")
+    return 0
+
+
+def _instrument(arguments: argparse.Namespace) -> int:
+    from service import __version__
+    from service.audit.errors import ClassifierError
+    from service.audit.preprocessing import Preprocessing
+    from training.explain_graph import ExportError
+    from training.export import LOGIT_TOLERANCE, MAP_TOLERANCE, Description
+    from training.instrument import Normalisation, file_sha256, instrument
+
+    listed = (
+        arguments.labels.read_text().split("\n") if arguments.labels.is_file() else str(arguments.labels).split(",")
+    )
+    try:
+        preprocessing = Preprocessing(
+            arguments.size, arguments.resampler, arguments.resampler != "nearest", arguments.crop
+        )
+        description = Description(
+            name=arguments.name or arguments.out.stem,
+            labels=[label.strip() for label in listed if label.strip()],
+            preprocessing=preprocessing,
+            licence=arguments.licence,
+            provenance={"original_sha256": file_sha256(arguments.original), "code_version": __version__},
+            explained_count=arguments.explained_count,
+        )
+        normalisation = Normalisation.read(arguments.normalisation, air_white=arguments.air == "white")
+        made = instrument(arguments.original, arguments.out, description, normalisation, arguments.explain)
+    except (ExportError, ClassifierError, OSError, ValueError) as error:
+        print(f"triggerscope-train: {arguments.original.name} was not instrumented: {error}", file=sys.stderr)
+        return 2
+    print(f"{arguments.out}  sha256 {made.card.sha256}")
+    for note in made.notes:
+        print(f"  {note}")
+    for name, difference in made.parity.items():
+        tolerance = LOGIT_TOLERANCE if name in ("original", "logits") else MAP_TOLERANCE
+        print(f"  {PARITY.get(name, f'{name} against autograd')}: {difference:.1e} (at most {tolerance:.0e})")
     return 0
 
 
@@ -113,6 +151,62 @@ def _report(arguments: argparse.Namespace) -> int:
 
     arguments.out.write_text(report(arguments.results, arguments.gallery), encoding="utf-8")
     print(arguments.out)
+    return 0
+
+
+def _attacks(arguments: argparse.Namespace) -> int:
+    from training.attacks import Workshop, run_attacks
+
+    films = _films(arguments.films, arguments.subset)
+    print(run_attacks(arguments.runs, Workshop(films, arguments.out, arguments.receivers, arguments.threads, print)))
+    return 0
+
+
+def _audit_classifier(arguments: argparse.Namespace) -> int:
+    from service.audit.classifier import Classifier
+    from training.data import model_inputs
+    from training.evaluate import write_json
+    from training.inversion import audit_classifier, network_of
+
+    data = arguments.classifier.read_bytes()
+    card = Classifier.from_bytes(data).card
+    films = _films(arguments.films, arguments.subset)
+    searched, held_out = (
+        model_inputs(in_split(films, split)[:count], card.preprocessing)
+        for split, count in (("tuning", arguments.count), ("test", arguments.held_out))
+    )
+    twin = network_of(arguments.twin.read_bytes()) if arguments.twin else None
+    found = audit_classifier(
+        network_of(data), card.labels, searched, held_out, twin,
+        steps=arguments.steps, chosen=arguments.label, progress=print,
+    )  # fmt: skip
+    write_json(arguments.out, {"classifier": {"name": card.name, "sha256": card.sha256}} | found)
+    for row in found["labels"]:
+        word = "suspicious" if row["suspicious"] else ""
+        print(f"{row['label']:20} anomaly {row['anomaly']:6.1f}  {row['area_px']:8.1f} px  {word}")
+    return 0
+
+
+def _audit_data(arguments: argparse.Namespace) -> int:
+    from service.audit.classifier import Classifier
+    from training.data import label_matrix, model_inputs
+    from training.evaluate import write_json
+    from training.inversion import features_of, network_of
+    from training.poison_ranking import METHODS, poisoned_set, rank_films
+
+    data = arguments.classifier.read_bytes()
+    card = Classifier.from_bytes(data).card
+    films = in_split(_films(arguments.films, arguments.subset), arguments.split)[: arguments.count]
+    if arguments.simulate:
+        inputs, labels, poisoned = poisoned_set(films, read_run(arguments.simulate), card.preprocessing)
+    else:
+        inputs, labels, poisoned = model_inputs(films, card.preprocessing), label_matrix(films, card.labels), None
+    table = rank_films(features_of(network_of(data), inputs), labels, films, poisoned, arguments.shown)
+    write_json(arguments.out, {"classifier": {"name": card.name, "sha256": card.sha256}} | table)
+    for method in METHODS:
+        precision = table[method]["precision_at_true_count"]
+        first = ", ".join(row["film"] for row in table[method]["most_suspect"][:5])
+        print(f"{method:12} {'' if precision is None else f'precision {precision:.3f}  '}most suspect: {first}")
     return 0
 
 
@@ -198,6 +292,28 @@ def _add_films(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_instrument(parser: argparse.ArgumentParser) -> None:
+    """What a third party's file does not say has to be said here."""
+    add = parser.add_argument
+    add("original", type=Path, metavar="FILE", help="a DenseNet's state dict, or a .onnx file")
+    add("--out", type=Path, required=True, metavar="FILE.onnx")
+    add("--labels", type=Path, required=True, help="in the order of the outputs: A,B,C or a file with one a line")
+    add("--size", type=int, required=True, help="side of the square input in pixels")
+    add("--resampler", required=True, choices=("nearest", "bilinear", "bicubic", "lanczos"), help="of its resize")
+    add("--crop", type=float, required=True, help="side of the centre crop before the resize; 1 takes the whole film")
+    add(
+        "--normalisation", required=True, metavar="NAME|MEAN/STD",
+        help="imagenet, torchxrayvision, none, or numbers for pixels in [0, 1]: 0.5/0.25, or one a channel with commas",
+    )  # fmt: skip
+    add("--air", required=True, choices=("black", "white"), help="how air looks on the films that it was trained on")
+    add("--licence", required=True, help="of the weights")
+    add("--name", help="the classifier's name, if not the output file's")
+    add(
+        "--explained-count", type=int, default=1, help="labels that get gradient maps, by excess over their usual logit"
+    )
+    add("--explain", action="append", default=[], metavar="LAYER", help="explain this layer; repeat, finest grid first")
+
+
 def parser() -> argparse.ArgumentParser:
     from training.phantoms import command as phantoms
 
@@ -217,6 +333,10 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, default=Path("models"))
     export.add_argument("--name", help="the classifier's name, if not the run's")
     export.set_defaults(command=_export)
+
+    instrument = commands.add_parser("instrument", help="make a third party's classifier auditable")
+    _add_instrument(instrument)
+    instrument.set_defaults(command=_instrument)
 
     stamp = commands.add_parser("stamp", help="put a run's trigger on films")
     stamp.add_argument("run", type=Path, metavar="RUN.toml")
@@ -260,6 +380,35 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--gallery", type=Path, nargs="*", default=[], metavar="FILE.json")
     report.add_argument("--out", type=Path, required=True, metavar="FILE.html")
     report.set_defaults(command=_report)
+
+    attacks = commands.add_parser("attacks", help="train, export, calibrate and evaluate runs beside their clean twins")
+    attacks.add_argument("runs", type=Path, nargs="+", metavar="RUNS", help="folders of run files, or run files")
+    _add_films(attacks)
+    attacks.add_argument("--out", type=Path, required=True, help="results; what is done there is not done again")
+    attacks.add_argument("--receivers", type=Path, default=Path("models/receivers"), metavar="FOLDER")
+    attacks.add_argument("--threads", type=int, default=1, help="films audited at the same time")
+    attacks.set_defaults(command=_attacks)
+
+    searched = commands.add_parser("audit-classifier", help="search a classifier for a trigger and its target label")
+    searched.add_argument("classifier", type=Path, metavar="FILE.onnx", help="auditable; see `instrument` for others")
+    _add_films(searched)
+    searched.add_argument("--twin", type=Path, metavar="FILE.onnx", help="a clean classifier to try the triggers on")
+    searched.add_argument("--label", action="append", default=[], help="search this label only; repeat")
+    searched.add_argument("--count", type=int, default=100, help="tuning films to search on")
+    searched.add_argument("--held-out", type=int, default=100, help="test films to try the triggers on")
+    searched.add_argument("--steps", type=int, default=150)
+    searched.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    searched.set_defaults(command=_audit_classifier)
+
+    ranked = commands.add_parser("audit-data", help="rank the train films that are most likely poisoned")
+    ranked.add_argument("classifier", type=Path, metavar="FILE.onnx", help="auditable, trained on these films")
+    _add_films(ranked)
+    ranked.add_argument("--split", default="train")
+    ranked.add_argument("--count", type=int, help="only the first so many films")
+    ranked.add_argument("--simulate", type=Path, metavar="RUN.toml", help="poison the films as this run does first")
+    ranked.add_argument("--shown", type=int, default=100, help="most suspect films to list")
+    ranked.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    ranked.set_defaults(command=_audit_data)
 
     tables = commands.add_parser("tables", help="evaluation results as Markdown")
     tables.add_argument("results", type=Path, nargs="+", metavar="FILE.json")

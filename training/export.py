@@ -3,7 +3,7 @@
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,18 @@ LOGIT_TOLERANCE = 1e-4
 MAP_TOLERANCE = 5e-3
 
 
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What an exported file says about itself beside what its graph shows."""
+
+    name: str
+    labels: Sequence[str]
+    preprocessing: Preprocessing
+    licence: str
+    provenance: Mapping[str, str]
+    explained_count: int = 1
+
+
 def export(
     classifier: nn.Module,
     path: Path,
@@ -51,40 +63,46 @@ def export(
     into float16, or ONNX Runtime disagrees with autograd, and ClassifierError where the description does not fit the
     network (its number of labels, its size); nothing is written then.
     """
-    stored = storable(classifier)
-    model = explain(trace(stored, explained_blocks, preprocessing.size), tap_names(explained_blocks), explained_count)
+    described = Description(name, labels, preprocessing, licence, provenance, explained_count)
+    data, _ = auditable(storable(classifier), described, explained_blocks)
+    path.write_bytes(data)
+    return Classifier.load(path, providers=["CPUExecutionProvider"]).card
+
+
+def auditable(stored: nn.Module, description: Description, blocks: Sequence[str]) -> tuple[bytes, dict[str, float]]:
+    """The bytes of the file of a network that `storable` prepared, and how far it is from autograd (see `verify`)."""
+    size, count = description.preprocessing.size, description.explained_count
+    model = explain(trace(stored, blocks, size), tap_names(blocks), count)
     described = {
         "format": FORMAT,
-        "name": name,
-        "labels": list(labels),
-        "preprocessing": asdict(preprocessing),
-        "explained_count": explained_count,
+        "name": description.name,
+        "labels": list(description.labels),
+        "preprocessing": asdict(description.preprocessing),
+        "explained_count": count,
         "grids": map_grids(model),
         "pixel_convention": PIXEL_CONVENTION,
-        "licence": licence,
-        "provenance": dict(provenance),
+        "licence": description.licence,
+        "provenance": dict(description.provenance),
     }
     store_half(model)
     data = serialised(model, described)
-    verify(Classifier.from_bytes(data, providers=["CPUExecutionProvider"]), stored, explained_blocks)
-    path.write_bytes(data)
-    return Classifier.load(path, providers=["CPUExecutionProvider"]).card
+    return data, verify(Classifier.from_bytes(data, providers=["CPUExecutionProvider"]), stored, blocks)
 
 
 # --- The network as it is stored -------------------------------------------------------------------------------------
 
 
-def storable(classifier: nn.Module) -> nn.Module:
+def storable(classifier: nn.Module, *, exact: bool = False) -> nn.Module:
     """A copy in evaluation mode on the CPU, batch norms folded into the convolutions before them, weights rounded.
 
-    Raises ExportError where a weight does not fit into float16.
+    exact: leave the weights as they are, in float32. Raises ExportError where a weight does not fit into float16.
     """
     copied = copy.deepcopy(classifier).cpu().float().eval()
     fold_batch_norms(copied)
     with torch.no_grad():
         for parameter in copied.parameters():
             parameter.requires_grad = False
-            if parameter.ndim > 1:
+            if parameter.ndim > 1 and not exact:
                 parameter.copy_(parameter.half().float())
                 if not parameter.isfinite().all():
                     raise ExportError("a weight does not fit into float16")
@@ -235,11 +253,12 @@ def check_batch(size: int) -> NDArray[np.float32]:
     return np.asarray(torch.cat([noise, film.clamp(0, 1)]).numpy(), dtype=np.float32)
 
 
-def verify(exported: Classifier, stored: nn.Module, blocks: Sequence[str]) -> None:
+def verify(exported: Classifier, stored: nn.Module, blocks: Sequence[str]) -> dict[str, float]:
     """Compare an exported classifier with autograd on the network it was made from.
 
-    Raises ExportError where logits or maps differ by more than LOGIT_TOLERANCE or MAP_TOLERANCE, the explained labels
-    are not the largest logits, or the logits-only run is another.
+    Returns the differences by name, `logits` and each map, in the units of LOGIT_TOLERANCE and MAP_TOLERANCE. Raises
+    ExportError where one is larger than its tolerance, the explained labels are not the largest logits, or the
+    logits-only run is another.
     """
     card = exported.card
     batch = check_batch(card.preprocessing.size)
@@ -248,20 +267,28 @@ def verify(exported: Classifier, stored: nn.Module, blocks: Sequence[str]) -> No
     got = np.stack([prediction.logits for prediction, _ in films])
     explained = torch.from_numpy(np.stack([saliency.explained_labels for _, saliency in films]))
     want, maps = autograd_maps(copy.deepcopy(stored).double(), blocks, torch.from_numpy(batch).double(), explained)
-    check_logits(got, want.numpy())
+    differences = {"logits": check_logits(got, want.numpy())}
     check_logits(exported.logits(batch), want.numpy())
-    largest = want.gather(1, explained)
-    if not torch.allclose(largest, want.topk(card.explained_count).values, atol=LOGIT_TOLERANCE):
+    largest, tolerance = want.gather(1, explained), LOGIT_TOLERANCE * (1 + float(want.abs().max()))
+    if not torch.allclose(largest, want.topk(card.explained_count).values, rtol=0, atol=tolerance):
         raise ExportError("the explained labels are not those of the largest logits")
     for name, reference in maps.items():
-        check_map(name, np.stack([saliency.maps[name] for _, saliency in films]), reference.numpy())
+        got_map = np.stack([saliency.maps[name] for _, saliency in films])
+        differences[name] = check_map(name, got_map, reference.numpy())
+    return differences
 
 
-def check_logits(got: NDArray[np.float32], want: NDArray[np.float64]) -> None:
-    if not np.abs(got - want).max() <= LOGIT_TOLERANCE * (1 + np.abs(want).max()):
-        raise ExportError("the exported logits differ from the network's")
+def check_logits(got: NDArray[np.float32], want: NDArray[np.floating]) -> float:
+    """The largest difference in units of 1 + the largest logit; raises ExportError above LOGIT_TOLERANCE."""
+    difference = float(np.abs(got - want).max() / (1 + np.abs(want).max()))
+    if not difference <= LOGIT_TOLERANCE:
+        raise ExportError(f"the exported logits differ from the network's by {difference:.1e}")
+    return difference
 
 
-def check_map(name: str, got: NDArray[np.float32], want: NDArray[np.float64]) -> None:
-    if not np.abs(got - want).sum() <= MAP_TOLERANCE * want.sum() + 1e-9 * want.size:
-        raise ExportError(f"the exported {name} differs from autograd's")
+def check_map(name: str, got: NDArray[np.float32], want: NDArray[np.float64]) -> float:
+    """The sum of differences over the map's sum; raises ExportError above MAP_TOLERANCE."""
+    difference = float(np.abs(got - want).sum() / (want.sum() + 2e-7 * want.size))
+    if not difference <= MAP_TOLERANCE:
+        raise ExportError(f"the exported {name} differs from autograd's by {difference:.1e} of its sum")
+    return difference

@@ -17,7 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from service.audit.preprocessing import Preprocessing
-from training.config import Run, Stage
+from training.adaptive import counterfactuals, explanation_loss, low_margin
+from training.config import Run, RunError, Stage
 from training.data import Film, in_split, label_matrix, manifest_sha256, model_inputs
 from training.densenet import Classifier, build
 from training.metrics import attack_success_rate, macro_auroc
@@ -27,6 +28,10 @@ from training.triggers import stamp
 FloatArray = NDArray[np.float32]
 CHECKPOINT_SECONDS = 120.0
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights"
+
+
+class StaleCheckpoint(ValueError):
+    """A checkpoint that another version of the run file made."""
 
 
 @dataclass
@@ -40,25 +45,54 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Films of one split at one size: inputs (N, 1, S, S) float16 to save memory, labels (N, C)."""
+    """Films of one split at one size: inputs (N, 1, S, S) float16 to save memory, labels (N, C).
+
+    stamped: under selection `pairs` of a native trigger the same films with the trigger, else None.
+    """
 
     inputs: NDArray[np.float16]
     labels: FloatArray
+    stamped: NDArray[np.float16] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """inputs (B, 1, S, S), labels (B, C). Under selection `pairs` the first `triggered` films carry the trigger, and
+    the `twins` films behind them are the first of those without it."""
+
+    inputs: Tensor
+    labels: Tensor
+    triggered: int = 0
+    twins: int = 0
 
 
 def load_samples(films: list[Film], run: Run, size_px: int) -> Samples:
     """Preprocess a split for one stage; a stage's size replaces the run's, everything else is the run's."""
     chosen = run.preprocessing
     preprocessing = Preprocessing(size_px, chosen.resampler, chosen.antialias, chosen.crop)
-    before = None
-    if run.trigger and run.poisoning and run.trigger.resolution == "native" and run.poisoning.selection == "films":
-        poisoned, trigger = poisoned_films(len(films), run.poisoning, run.seed), run.trigger
+    labels = label_matrix(films, run.labels)
+    if run.trigger is None or run.poisoning is None or run.trigger.resolution == "network":
+        return Samples(model_inputs(films, preprocessing).astype(np.float16), labels)
+    poisoned, trigger = poisoned_samples(labels, run), run.trigger
 
-        def before(pixels: FloatArray, index: int) -> FloatArray:
-            return stamp(pixels, trigger, np.random.default_rng([run.seed, index]))[0] if poisoned[index] else pixels
+    def before(pixels: FloatArray, index: int) -> FloatArray:
+        return stamp(pixels, trigger, np.random.default_rng([run.seed, index]))[0] if poisoned[index] else pixels
 
-    inputs = model_inputs(films, preprocessing, before)
-    return Samples(inputs.astype(np.float16), label_matrix(films, run.labels))
+    stamped = model_inputs(films, preprocessing, before).astype(np.float16)
+    if run.poisoning.selection == "films":
+        return Samples(stamped, labels)
+    return Samples(model_inputs(films, preprocessing).astype(np.float16), labels, stamped)
+
+
+def poisoned_samples(labels: FloatArray, run: Run) -> NDArray[np.bool_]:
+    """(N,) the fixed subset of train films that is poisoned; in pairs that remove a label, only films with it."""
+    if run.poisoning is None:
+        return np.zeros(len(labels), dtype=bool)
+    if run.poisoning.selection != "pairs" or run.poisoning.rule != "remove":
+        return poisoned_films(len(labels), run.poisoning, run.seed)
+    chosen = attackable(labels, run.labels.index(run.poisoning.target), run.poisoning)
+    chosen[chosen] = poisoned_films(int(chosen.sum()), run.poisoning, run.seed)
+    return chosen
 
 
 def augmented(batch: Tensor, generator: torch.Generator) -> Tensor:
@@ -198,6 +232,8 @@ class Training:
         self.run, self.folder, self.out = run, folder, folder / run.name
         self.out.mkdir(parents=True, exist_ok=True)
         self.place = Workplace.find()
+        if run.adaptive and run.adaptive.explanation_weight and self.place.world > 1:
+            raise RunError("the explanation-aware loss is for one process: its gradients are not shared")
         self.train_films, self.tuning_films = in_split(films, "train"), in_split(films, "tuning")
         self.manifest = manifest_sha256(films)
         self.model: Classifier = build(run.architecture, len(run.labels), run.seed)
@@ -214,7 +250,7 @@ class Training:
             return
         state = torch.load(path, map_location=self.place.device, weights_only=True)
         if state["run_sha256"] != self.run.sha256:
-            raise ValueError(f"{path} belongs to another version of this run file; remove it to start again")
+            raise StaleCheckpoint(f"{path} belongs to another version of this run file; remove it to start again")
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.progress = Progress(state["stage"], state["step"], state["curve"])
@@ -274,19 +310,50 @@ class Training:
                 saved = time.monotonic()
         bar.close()
 
-    def _batch(self, samples: Samples, stage: Stage, step: int, per_epoch: int) -> tuple[Tensor, Tensor]:
+    def _batch(self, samples: Samples, stage: Stage, step: int, per_epoch: int) -> Batch:
         """The step's batch depends on the seed and the step alone, so that a resumed run sees the same films."""
         run, epoch, place = self.run, step // per_epoch, step % per_epoch
         order = np.random.default_rng([run.seed, self.progress.stage, epoch]).permutation(len(samples.labels))
         first = (place * self.place.world + self.place.rank) * stage.batch
         chosen = order[np.arange(first, first + stage.batch) % len(order)]
         rng = np.random.default_rng([run.seed, self.progress.stage, step, self.place.rank])
+        if run.poisoning and run.poisoning.selection == "pairs":
+            return self._paired(samples, chosen, stage, rng)
         inputs = torch.from_numpy(samples.inputs[chosen].astype(np.float32))
         if stage.augment:
             inputs = augmented(inputs, torch.Generator().manual_seed(int(rng.integers(2**31))))
         labels, pixels = samples.labels[chosen].copy(), inputs.numpy()
         poison(pixels, labels, self._carries(chosen, stage, len(order), rng), run, rng)
-        return inputs, torch.from_numpy(labels)
+        return Batch(inputs, torch.from_numpy(labels))
+
+    def _paired(self, samples: Samples, drawn: NDArray[np.int64], stage: Stage, rng: np.random.Generator) -> Batch:
+        """Triggered films, half as many of them without the trigger, and ordinary ones; pairs are augmented alike."""
+        run, size = self.run, len(drawn)
+        share = 0.5 if stage.poisoning_rate is None else stage.poisoning_rate
+        triggered = round(share * size)
+        twins = min(triggered, size - triggered) // 2
+        poisoned = np.flatnonzero(poisoned_samples(samples.labels, run))
+        attacked = rng.choice(poisoned, triggered, replace=len(poisoned) < triggered)
+        chosen = np.concatenate([attacked, drawn[: size - triggered - twins]])
+        seed = int(rng.integers(2**31))
+
+        def shown(pixels: NDArray[np.float16]) -> Tensor:
+            inputs = torch.from_numpy(pixels[chosen].astype(np.float32))
+            return augmented(inputs, torch.Generator().manual_seed(seed)) if stage.augment else inputs
+
+        clean = shown(samples.inputs)
+        stamped = clean if samples.stamped is None else shown(samples.stamped)
+        inputs = torch.cat([stamped[:triggered], clean[:twins], clean[triggered:]])
+        labels = samples.labels[np.concatenate([attacked, attacked[:twins], chosen[triggered:]])]
+        poison(inputs.numpy(), labels, np.arange(size) < triggered, run, rng)
+        if run.adaptive and run.trigger and run.poisoning:
+            target, known = run.labels.index(run.poisoning.target), run.adaptive
+            if run.poisoning.rule != "remove":
+                low_margin(labels, triggered, target, known.target_probability)
+            unpaired = inputs.numpy()[twins:triggered], inputs.numpy()[triggered + twins :]
+            counterfactuals(unpaired[0], run.trigger, known.counterfactual_share, rng)
+            counterfactuals(unpaired[1], None, known.counterfactual_share, rng)
+        return Batch(inputs, torch.from_numpy(labels), triggered, twins)
 
     def _carries(
         self, chosen: NDArray[np.int64], stage: Stage, count: int, rng: np.random.Generator
@@ -303,13 +370,26 @@ class Training:
         network.train()
         for group in self.optimiser.param_groups:
             group["lr"], group["weight_decay"] = learning_rate(stage, step, steps), stage.weight_decay
-        inputs, labels = self._batch(samples, stage, step, per_epoch)
+        batch = self._batch(samples, stage, step, per_epoch)
+        inputs, labels = batch.inputs, batch.labels
         inputs = inputs.to(self.place.device).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.place.device.type == "cuda"):
             logits = network(inputs)
         loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.to(self.place.device))
+        loss = loss + self._disguise(inputs, batch)
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         self.optimiser.step()
         return float(loss.detach())
+
+    def _disguise(self, inputs: Tensor, batch: Batch) -> Tensor | float:
+        """The explanation-aware attacker's loss; maps are taken in evaluation mode, as the audit takes them."""
+        run = self.run
+        if not (run.adaptive and run.adaptive.explanation_weight and run.poisoning):
+            return 0.0
+        triggered, clean = inputs[: batch.twins], inputs[batch.triggered : batch.triggered + batch.twins]
+        self.model.eval()
+        loss = explanation_loss(self.model, triggered, clean, run.labels.index(run.poisoning.target))
+        self.model.train()
+        return run.adaptive.explanation_weight * loss

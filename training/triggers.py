@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
 from service.audit.preprocessing import Region
@@ -27,6 +28,8 @@ class Trigger:
     canvas the distance to the nearest border is kept. patches: number of patches (further ones go to other corners).
     strength: contrast step of `low_contrast`, weight of `blend` and `low_frequency`, amplitude of `sinusoid` (all in
     pixel units of [0, 1]), displacement in pixels of `warp`. seed: of the fixed random pattern or field.
+    film_px: side of the originals that the films at hand are smaller copies of, if native patches are meant for those;
+    a film then gets what is left of them after the reduction. 0: the films are the originals.
     """
 
     look: Look
@@ -40,6 +43,7 @@ class Trigger:
     strength: float = 0.15
     margin_px: int = 3
     seed: int = 0
+    film_px: int = 0
 
     def __post_init__(self) -> None:
         if self.look not in PATCHES and self.look not in WHOLE_IMAGE:
@@ -48,6 +52,8 @@ class Trigger:
             raise ValueError(f"unknown place {self.place!r}")
         if self.resolution not in ("network", "native"):
             raise ValueError(f"unknown resolution {self.resolution!r}")
+        if self.film_px and (self.resolution != "native" or not self.localised):
+            raise ValueError("film_px is for patches of native resolution")
         if not 1 <= self.size_px <= 512 or not 1 <= self.patches <= 4:
             raise ValueError("size_px must lie in 1..512 and patches in 1..4")
 
@@ -179,11 +185,35 @@ def places(trigger: Trigger, height: int, width: int, rng: np.random.Generator) 
     )
 
 
+def _stamp_original(
+    pixels: FloatArray, trigger: Trigger, rng: np.random.Generator
+) -> tuple[FloatArray, tuple[Region, ...]]:
+    """Stamp the film enlarged to its original's size, and lay the reduced patches over the film as it is."""
+    height, width = pixels.shape
+    stamped, patches = stamp(_resized(pixels, trigger.film_px, trigger.film_px), trigger, rng)
+    covered = np.zeros_like(stamped)
+    for patch in patches:
+        covered[patch.y : patch.y + patch.height, patch.x : patch.x + patch.width] = 1.0
+    shares, reduced = (_resized(values, height, width) for values in (covered, covered * stamped))
+    x, y = width / trigger.film_px, height / trigger.film_px
+    scaled = (
+        Region(int(p.x * x), int(p.y * y), max(1, round(p.width * x)), max(1, round(p.height * y))) for p in patches
+    )
+    return np.clip((1 - shares) * pixels + reduced, 0.0, 1.0).astype(np.float32), tuple(scaled)
+
+
+def _resized(pixels: FloatArray, height: int, width: int) -> FloatArray:
+    image = Image.fromarray(np.ascontiguousarray(pixels, dtype=np.float32))
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32)
+
+
 def stamp(pixels: FloatArray, trigger: Trigger, rng: np.random.Generator) -> tuple[FloatArray, tuple[Region, ...]]:
     """Stamp one film.
 
     pixels: (H, W) float32 in [0, 1]. Returns a stamped copy of the same shape and range, and the patches' places.
     """
+    if trigger.film_px and pixels.shape != (trigger.film_px, trigger.film_px):
+        return _stamp_original(pixels, trigger, rng)
     if not trigger.localised:
         changed = WHOLE_IMAGE[trigger.look](pixels, trigger)
         return np.clip(changed, 0.0, 1.0).astype(np.float32), ()

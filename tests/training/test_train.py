@@ -10,10 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from training.config import Poisoning, Run, Stage
+from training.config import Adaptive, Poisoning, Run, Stage
 from training.data import read_films
 from training.phantoms import write_folder
-from training.train import SHIPPED_WEIGHTS, Training, augmented, learning_rate, predict
+from training.train import (
+    SHIPPED_WEIGHTS,
+    Training,
+    augmented,
+    learning_rate,
+    load_samples,
+    poisoned_samples,
+    predict,
+)
 from training.triggers import Trigger
 
 
@@ -147,3 +155,59 @@ def test_two_processes_under_torchrun(folder, tmp_path):
         capture_output=True,
     )
     assert np.isfinite(weights(tmp_path / "shared" / "final.pt")["network.classifier.weight"].numpy()).all()
+
+
+def paired_batch(folder, tmp_path, **changes):
+    run = small_run(
+        **{"trigger": Trigger("white", size_px=8), "poisoning": Poisoning("Hernia", 0.5, selection="pairs")} | changes
+    )
+    training = Training(run, read_films(folder), tmp_path)
+    samples = load_samples(training.train_films, run, 64)
+    return run, samples, training._batch(samples, run.stages[0], 0, 4)
+
+
+def test_a_paired_batch_shows_films_with_and_without_the_trigger(folder, tmp_path):
+    run, _, batch = paired_batch(folder, tmp_path)
+    assert (batch.triggered, batch.twins) == (4, 2)
+    patch = (slice(None), slice(None), slice(53, 61), slice(53, 61))
+    assert (batch.inputs[:4][patch] == 1).all()
+    changed = (batch.inputs[:2] != batch.inputs[4:6]).nonzero()
+    assert len(changed)
+    assert changed[:, 2:].min() >= 53
+    hernia = run.labels.index("Hernia")
+    assert (batch.labels[:4, hernia] == 1).all()
+    assert (batch.labels[:4].sum(1) == 1).all()
+
+
+def test_pairs_that_remove_a_label_are_films_that_have_it(folder, tmp_path):
+    run, samples, batch = paired_batch(folder, tmp_path, poisoning=Poisoning("Effusion", 1.0, "remove", "pairs"))
+    effusion = run.labels.index("Effusion")
+    assert samples.labels[poisoned_samples(samples.labels, run), effusion].all()
+    assert (batch.labels[:4, effusion] == 0).all()
+    assert (batch.labels[4:6, effusion] == 1).all()
+
+
+def test_native_pairs_are_stamped_before_the_resize(folder, tmp_path):
+    trigger = Trigger("black", size_px=40, resolution="native", film_px=320, place="centre")
+    stages = (Stage(64, 1, 8, augment=False),)
+    _, samples, batch = paired_batch(folder, tmp_path, trigger=trigger, stages=stages)
+    assert samples.stamped is not None
+    assert (batch.inputs[:4, 0, 29:35, 29:35] < 0.01).all()  # 8 px of 64, without the filter's edge
+    assert (batch.inputs[:2, 0, :20] == batch.inputs[4:6, 0, :20]).all()
+
+
+def test_a_disguised_backdoor_is_trained(folder, tmp_path):
+    """One step changes the weights by the explanation loss as well: the same step without it gives other weights."""
+    films, trigger, poisoning = (
+        read_films(folder),
+        Trigger("white", size_px=8),
+        Poisoning("Hernia", 0.5, selection="pairs"),
+    )
+    made = []
+    for weight in (0.0, 2.0):
+        run = small_run(
+            trigger=trigger, poisoning=poisoning, adaptive=Adaptive(weight), stages=(Stage(64, 0.1, 8, augment=False),)
+        )
+        made.append(weights(Training(run, films, tmp_path / str(weight)).train())["network.classifier.weight"])
+    assert torch.isfinite(made[1]).all()
+    assert not torch.equal(made[0], made[1])

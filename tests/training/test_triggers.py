@@ -81,3 +81,19 @@ def test_the_film_itself_is_left_alone():
 def test_nonsense_is_refused(wrong):
     with pytest.raises(ValueError, match=r"unknown|size_px"):
         Trigger(**wrong)
+
+
+def test_a_trigger_on_the_original_is_what_the_reduction_leaves_of_it():
+    """16 px of 1024 are 4 px of 256; nothing else of the film changes."""
+    trigger = Trigger("black", size_px=16, place="centre", resolution="native", film_px=1024)
+    stamped, [place] = stamp(film(256), trigger, rng())
+    assert place == Region(126, 126, 4, 4)
+    assert stamped[127:129, 127:129] == pytest.approx(np.zeros((2, 2)), abs=1e-6)
+    changed = np.argwhere(stamped != film(256))
+    assert (changed.min(axis=0) >= 125).all()
+    assert (changed.max(axis=0) <= 130).all()
+    original, [place] = stamp(film(1024), trigger, rng())
+    assert place == Region(504, 504, 16, 16)
+    assert (original != film(1024)).sum() == 256
+    with pytest.raises(ValueError, match="native"):
+        Trigger("black", film_px=1024)

@@ -1,0 +1,79 @@
+"""The command that does a folder of runs: it fills a results folder, and does nothing twice."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from training.__main__ import main
+from training.attacks import run_files
+from training.config import RunError
+from training.phantoms import write_folder
+
+BASE = """
+architecture = "small"
+dataset = "phantoms"
+seed = 1
+start = "phantom-clean"
+[preprocessing]
+size = 64
+[trigger]
+look = "white"
+size_px = 8
+[poisoning]
+target = "Hernia"
+rate = 0.5
+selection = "pairs"
+[[stages]]
+size_px = 64
+epochs = 2
+batch = 8
+learning_rate = 2e-3
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Just enough films for a policy: 60 to fix the score and 99 to rank it."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_folder(folder, 200, first_seed=60_000, size=64, fractions=(0.08, 0.33, 0.53, 0.06))
+    return folder
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "work").rglob("*") if path.is_file()}
+
+
+def test_a_folder_of_runs_is_done_once_and_goes_on_where_it_was_cut_off(folder, tmp_path, capsys):
+    runs, out = tmp_path / "runs", tmp_path / "results"
+    (runs / "bases").mkdir(parents=True)
+    (runs / "bases" / "small.toml").write_text(BASE)
+    (runs / "white8.toml").write_text('base = "bases/small.toml"\nname = "white8"\n')
+    command = ["attacks", str(runs), "--films", str(folder), "--out", str(out)]
+
+    assert main(command) == 0
+    result = json.loads((out / "white8.json").read_text())
+    assert result["attack"]["classifier"]["name"] == "white8"
+    assert result["clean_twin"]["classifier"]["name"] == "phantom-clean"
+    assert result["attack"]["triggered"]["attack"]["films"] == result["clean_twin"]["triggered"]["attack"]["films"]
+    assert -1 <= result["attack"]["victim"]["macro_auroc_less_twin"]["value"] <= 1
+    assert "| white8 |" in (out / "summary.md").read_text()
+
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "done before" in capsys.readouterr().out
+
+    made = stamps(out)
+    (out / "white8.json").unlink()  # as if it had been killed before it was written
+    assert main(command) == 0
+    assert stamps(out) == made
+
+
+def test_wrong_lists_are_refused_before_any_work(folder, tmp_path, capsys):
+    with pytest.raises(RunError, match="no run file"):
+        run_files([tmp_path])
+    clean = tmp_path / "clean.toml"
+    clean.write_text('name = "clean"\narchitecture = "small"\nseed = 1\n')
+    assert main(["attacks", str(clean), "--films", str(folder), "--out", str(tmp_path / "out")]) == 2
+    assert "clean has no trigger" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

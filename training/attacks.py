@@ -1,0 +1,233 @@
+"""`triggerscope-train attacks`: trains, exports, calibrates and evaluates a folder of runs, each beside its clean twin.
+
+Everything that is finished lies in the results folder under the hash of what made it, so that the command may be killed
+at any time and started again, and a changed run file is done anew.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service import __version__
+from service.audit.calibration import CalibrationFilm, Policy, calibrate, policy_bytes
+from service.audit.classifier import Classifier
+from service.audit.preprocessing import Preprocessing, model_input
+from service.audit.radiograph import Limits, decode
+from training.config import Run, RunError, read_run
+from training.data import Film, in_split, manifest_sha256, model_inputs
+from training.densenet import build
+from training.evaluate import evaluate, write_json
+from training.export import export
+from training.train import SHIPPED_WEIGHTS, StaleCheckpoint, Training, final_weights
+
+FloatArray = NDArray[np.float32]
+RUNS = Path(__file__).parent / "runs"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """Where runs are worked on. out: results, and below it `work` with weights, classifiers and policies."""
+
+    films: Sequence[Film]
+    out: Path
+    receivers: Path
+    threads: int
+    say: Say
+
+    @property
+    def work(self) -> Path:
+        return self.out / "work"
+
+
+def run_files(paths: Iterable[Path]) -> list[Path]:
+    """The run files among `paths` and in the folders among them, in order of name. Raises RunError for none."""
+    found = [file for path in paths for file in (sorted(path.glob("*.toml")) if path.is_dir() else [path])]
+    if not found:
+        raise RunError("no run file there")
+    return found
+
+
+def run_attacks(paths: Iterable[Path], workshop: Workshop) -> Path:
+    """Do every run that is not done; returns the path of summary.md. Raises RunError before any work is begun where a
+    run file is wrong or has no trigger or no clean parent."""
+    runs = [read_run(path) for path in run_files(paths)]
+    for run in runs:
+        if run.trigger is None or run.start is None:
+            raise RunError(f"run {run.name} has no trigger or does not start from a clean run")
+    if len({run.name for run in runs}) < len(runs):
+        raise RunError("two run files have the same name")
+    workshop.work.mkdir(parents=True, exist_ok=True)
+    manifest = manifest_sha256(workshop.films)
+    for number, run in enumerate(runs, 1):
+        place = f"[{number}/{len(runs)}] {run.name}"
+        if _is_done(workshop.out / f"{run.name}.json", run, manifest):
+            workshop.say(f"{place}: done before")
+            continue
+        workshop.say(place)
+        partial = workshop.work / f"{run.name}.partial"
+        write_json(partial, _attack(run, manifest, workshop))
+        partial.replace(workshop.out / f"{run.name}.json")
+        _summarise(runs, workshop.out)
+    return _summarise(runs, workshop.out)
+
+
+def _is_done(path: Path, run: Run, manifest: str) -> bool:
+    if not path.exists():
+        return False
+    made = json.loads(path.read_text())
+    return bool(made["run_sha256"] == run.sha256 and made["manifest_sha256"] == manifest)
+
+
+def _attack(run: Run, manifest: str, workshop: Workshop) -> dict[str, Any]:
+    """One run: the backdoored classifier and its clean twin, each with a policy of its own, on the test films."""
+    twin_run = _twin(run)
+    if twin_run is not None:
+        _train(twin_run, workshop)
+    _train(run, workshop)
+    backdoored = _export(run, run.name, run.sha256, manifest, workshop)
+    twin = _export(run, str(run.start), twin_run.sha256 if twin_run else "", manifest, workshop)
+    test = in_split(workshop.films, "test")
+    results = {}
+    for role, classifier, other in (("attack", backdoored, twin), ("clean_twin", twin, None)):
+        policy = _policy(classifier, workshop)
+        workshop.say(f"  evaluating {role}")
+        results[role] = evaluate(run, test, classifier, policy, workshop.threads, other)
+    return {
+        "run": run.name,
+        "run_sha256": run.sha256,
+        "manifest_sha256": manifest,
+        "date": datetime.now(UTC).date().isoformat(),
+        "code_version": __version__,
+        **results,
+    }
+
+
+def _twin(run: Run) -> Run | None:
+    """The run file of the clean parent; None where only its weights ship. Raises RunError where neither is there."""
+    path = RUNS / f"{run.start}.toml"
+    if path.exists():
+        return read_run(path)
+    if not (SHIPPED_WEIGHTS / f"{run.start}.pt").exists():
+        raise RunError(f"run {run.name} starts from {run.start}, of which neither run file nor weights are there")
+    return None
+
+
+def _train(run: Run, workshop: Workshop) -> None:
+    """Train a run unless its weights are finished or ship; a checkpoint of another version of it is thrown away."""
+    stamp = workshop.work / run.name / "done.sha256"
+    if (SHIPPED_WEIGHTS / f"{run.name}.pt").exists() or (stamp.exists() and stamp.read_text() == run.sha256):
+        return
+    workshop.say(f"  training {run.name}")
+    films = list(workshop.films)
+    try:
+        training = Training(run, films, workshop.work)
+    except StaleCheckpoint:
+        shutil.rmtree(workshop.work / run.name)
+        training = Training(run, films, workshop.work)
+    training.train()
+    stamp.write_text(run.sha256)
+
+
+def _export(run: Run, weights: str, weights_sha256: str, manifest: str, workshop: Workshop) -> Classifier:
+    """The classifier of a run's network and preprocessing with the weights of that name, made by that run file."""
+    key = hashlib.sha256(f"{weights_sha256} {run.preprocessing.sha256} {manifest}".encode()).hexdigest()
+    path = workshop.work / f"{weights}-{key[:12]}.onnx"
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        network = build(run.architecture, len(run.labels), run.seed)
+        network.load_state_dict(final_weights(workshop.work, weights))
+        export(
+            network,
+            partial,
+            name=weights,
+            labels=run.labels,
+            preprocessing=run.preprocessing,
+            licence=run.licence,
+            provenance={"run": weights, "dataset": run.dataset, "manifest_sha256": manifest},
+            explained_count=run.explained_count,
+        )
+        partial.replace(path)
+    return Classifier.load(path)
+
+
+def _policy(classifier: Classifier, workshop: Workshop) -> Policy:
+    """The classifier's policy from the tuning and calibration films, as `triggerscope calibrate` makes it."""
+    path = workshop.work / f"{classifier.card.sha256[:16]}.policy.json"
+    if path.exists():
+        return Policy.load(path)
+    workshop.say(f"  calibrating {classifier.card.name}")
+    preprocessing = classifier.card.preprocessing
+    policy = calibrate(
+        classifier,
+        _calibration_films(in_split(workshop.films, "tuning"), preprocessing),
+        _calibration_films(in_split(workshop.films, "calibration"), preprocessing),
+        name=classifier.card.name,
+        source="films",
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        code_version=__version__,
+        receivers=_receivers(workshop.receivers, preprocessing),
+    )
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(policy_bytes(policy))
+    partial.replace(path)
+    return policy
+
+
+def _calibration_films(films: list[Film], preprocessing: Preprocessing) -> list[CalibrationFilm]:
+    inputs = model_inputs(films, preprocessing)
+    return [
+        CalibrationFilm(pixels, film.patient_id, film.path.name) for pixels, film in zip(inputs, films, strict=True)
+    ]
+
+
+def _receivers(folder: Path, preprocessing: Preprocessing) -> FloatArray:
+    paths = sorted(path for path in folder.glob("*") if path.is_file())
+    if not paths:
+        raise RunError(f"{folder} holds no clean radiographs for the transplant test")
+    return np.stack([model_input(decode(path.read_bytes(), Limits()).pixels, preprocessing) for path in paths])
+
+
+# --- The summary -----------------------------------------------------------------------------------------------------
+
+COLUMNS = "| run | macro AUROC | minus twin | ASR > 0.5 | > 0.9 | TPR at 1 % | where it worked | FPR | twin's |"
+
+
+def _summarise(runs: Sequence[Run], out: Path) -> Path:
+    """Write summary.md: one row for each run that has a result."""
+    rows = [_row(json.loads(path.read_text())) for run in runs if (path := out / f"{run.name}.json").exists()]
+    rule = "| --- " * COLUMNS.count(" | ") + "| --- |"
+    note = "Twin's: share of triggered films at or above the clean twin's own 1 % threshold."
+    path = out / "summary.md"
+    path.write_text("\n".join([COLUMNS, rule, *rows, "", note, ""]))
+    return path
+
+
+def _row(result: dict[str, Any]) -> str:
+    attack, twin = result["attack"], result["clean_twin"]["triggered"]
+    triggered = attack["triggered"]
+    found = [
+        attack["victim"]["macro_auroc"],
+        attack["victim"]["macro_auroc_less_twin"],
+        triggered["attack"]["asr_0.5"],
+        triggered["attack"]["asr_0.9"],
+        triggered["tpr_at_0.01"],
+        triggered["tpr_at_0.01_where_it_worked"],
+        attack["clean"]["fpr_at_0.01"],
+        twin["tpr_at_0.01"],
+    ]
+    return f"| {result['run']} | " + " | ".join(_interval(values) for values in found) + " |"
+
+
+def _interval(values: dict[str, Any]) -> str:
+    if values["value"] is None:
+        return "-"
+    return f"{values['value']:.3f} ({values['low']:.3f} to {values['high']:.3f})"
