@@ -3,7 +3,6 @@
 import argparse
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +36,7 @@ from service.pacs.outbox import resend
 from service.registry import DEFAULT_SLOT, classifier_slot, in_force, policy_slot
 from service.rules import explain, load_rules, route
 from service.settings import Settings
+from service.stopping import stop_signal
 from service.storage import write_durably
 
 ACTOR = "command-line"
@@ -131,7 +131,7 @@ def dimse(settings: Settings, _arguments: Arguments) -> int:
         open_registry(settings, database).synchronise(settings.default_classifier)
         acceptance = open_acceptance(settings, database)
         with scp.serving(dimse_port(settings), acceptance, settings.shutdown_seconds):
-            _stop_signal().wait()
+            stop_signal().wait()
     return 0
 
 
@@ -140,16 +140,8 @@ def watch(settings: Settings, _arguments: Arguments) -> int:
     sources = watched_sources(settings)
     with open_database(settings) as database:
         open_registry(settings, database).synchronise(settings.default_classifier)
-        watch_sources(sources, open_acceptance(settings, database), _stop_signal())
+        watch_sources(sources, open_acceptance(settings, database), stop_signal())
     return 0
-
-
-def _stop_signal() -> threading.Event:
-    """Set when the process is asked to end."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
-    return stop
 
 
 def forget(settings: Settings, arguments: Arguments) -> int:

@@ -6,20 +6,21 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
-from service import accounts, audit_log, bundles, pruning
+from service import accounts, audit_log, bundles, forwarding, logs, pruning
 from service.app import open_database
 from service.audit.errors import TriggerscopeError
 from service.db import account_queries
 from service.settings import Settings
 from service.signing import Signer, UnusableKey
+from service.stopping import stop_signal
 from service.storage import write_durably
 
 ACTOR = "command-line"
-FAULTS_FOUND = 3
+FAULTS_FOUND, NOT_SENT = 3, 2
 Arguments = argparse.Namespace
 Commands = argparse._SubParsersAction  # noqa: SLF001  # argparse names this type only so
 Command = Callable[
@@ -98,6 +99,26 @@ def log_export(settings: Settings, _arguments: Arguments) -> int:
     return 0
 
 
+def log_forward(settings: Settings, arguments: Arguments) -> int:
+    """Until the process is asked to end; with --once, until everything was sent or something could not be."""
+    receivers: dict[str, forwarding.Take] = {}
+    if settings.forward_file:
+        receivers["file"] = forwarding.file_receiver(settings.forward_file)
+    if settings.forward_syslog:
+        receivers["syslog"] = forwarding.Syslog.parse(settings.forward_syslog, settings.forward_syslog_ca).take
+    if not receivers:
+        raise forwarding.NoReceiver("set forward_file or forward_syslog")
+    logs.configure(settings.log_level)
+    every = timedelta(hours=settings.checkpoint_hours)
+    with open_database(settings) as database:
+        signer = Signer.open(settings.data_dir)
+        forwarder = forwarding.Forwarder(database, signer, receivers, settings.forward_events, every)
+        if arguments.once:
+            return 0 if forwarder.turn() else NOT_SENT
+        forwarder.run(stop_signal(), settings.forward_seconds)
+    return 0
+
+
 def log_key(settings: Settings, _arguments: Arguments) -> int:
     print(Signer.open(settings.data_dir).public_pem, end="")
     return 0
@@ -156,6 +177,8 @@ def add(commands: "Commands[argparse.ArgumentParser]", command: Command, group: 
     parser.add_argument("--archive", type=Path, required=True, help="file to make, kept for later questions")
     parser = command(actions, "checkpoint", log_checkpoint, "sign where the log stands, to be kept elsewhere")
     parser.add_argument("--out", type=Path)
+    parser = command(actions, "forward", log_forward, "send checkpoints, and events where set, to a file and to syslog")
+    parser.add_argument("--once", action="store_true", help="send what is new and end; status 2 where it was not taken")
     command(actions, "export", log_export, "every event as a line of JSON")
     command(actions, "key", log_key, "print the public key that checkpoints and bundles are signed with")
     parser = command(group(commands, "bundle", "evidence bundles"), "verify", bundle_verify, "check one, offline")

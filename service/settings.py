@@ -82,6 +82,12 @@ class Settings(BaseSettings):
 
     original_retention_hours: float = Field(default=24.0, gt=0)
     sweep_seconds: float = Field(default=300.0, gt=0)
+    forward_file: Path | None = None
+    forward_syslog: str = ""
+    forward_syslog_ca: Path | None = None
+    forward_events: bool = False
+    forward_seconds: float = Field(default=10.0, gt=0)
+    checkpoint_hours: float = Field(default=24.0, gt=0)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @model_validator(mode="after")

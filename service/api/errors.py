@@ -111,6 +111,8 @@ OFFLINE: dict[str, str] = {
     "unknown_key": "No API key has this name",
     "key_exists": "An API key of this name exists",
     "unreadable_checkpoint": "The file is not a checkpoint of this service",
+    "no_receiver": "Neither a file nor a syslog server is set to forward the log to",
+    "unusable_syslog_address": "The address of the syslog server cannot be used",
     "too_young": "Events of the last six months are not removed",
     "unreadable_archive": "The file is not an export of the log, or it cannot be read or made",
     "unreadable_bundle": "The file is not an evidence bundle, or it is damaged",

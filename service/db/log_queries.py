@@ -72,6 +72,16 @@ def checkpoints(session: Session) -> Iterator[CheckpointRow]:
     yield from session.scalars(select(CheckpointRow).order_by(CheckpointRow.id).execution_options(yield_per=100))
 
 
+def checkpoints_behind(session: Session, checkpoint_id: int, limit: int) -> Sequence[CheckpointRow]:
+    behind = select(CheckpointRow).where(CheckpointRow.id > checkpoint_id)
+    return session.scalars(behind.order_by(CheckpointRow.id).limit(limit)).all()
+
+
+def events_behind(session: Session, writer: str, sequence: int, limit: int) -> Sequence[EventRow]:
+    behind = select(EventRow).where(EventRow.writer == writer, EventRow.sequence > sequence)
+    return session.scalars(behind.order_by(EventRow.sequence).limit(limit)).all()
+
+
 def prunings(session: Session) -> Iterator[PruningRow]:
     """Chain by chain, in order."""
     ordered = select(PruningRow).order_by(PruningRow.writer, PruningRow.last_sequence)

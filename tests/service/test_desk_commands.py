@@ -1,4 +1,5 @@
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,18 @@ def test_old_events_are_archived_before_they_go(run, tmp_path: Path, capsys: pyt
     assert run("log", "prune", "--before", "2020-01-01", "--archive", str(archive)) == 1  # is not overwritten
     assert run("log", "prune", "--before", "2999-01-01", "--archive", str(tmp_path / "young.jsonl")) == 1
     assert "too_young" in capsys.readouterr().err
+
+
+def test_checkpoints_are_signed_and_forwarded_to_a_file(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("log", "forward", "--once") == 1
+    assert capsys.readouterr().err.startswith("no_receiver")
+    forwarded, kept = tmp_path / "forwarded.jsonl", tmp_path / "checkpoint.json"
+    monkeypatch.setenv("TRIGGERSCOPE_FORWARD_FILE", str(forwarded))
+    assert run("log", "forward", "--once") == 0
+    kept.write_text(json.dumps(json.loads(forwarded.read_text())["checkpoint"]))
+    assert run("log", "verify", "--checkpoint", str(kept)) == 0
 
 
 def test_accounts_are_made_on_the_command_line(
