@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from dataclasses import dataclass
 from datetime import timedelta
 
 from argon2 import PasswordHasher
@@ -11,7 +12,7 @@ from sqlalchemy.orm import Session
 from service.audit.errors import TriggerscopeError
 from service.db import account_queries
 from service.db.session import Database, Unit, utc_now
-from service.db.tables import AccountRow, SetupRow
+from service.db.tables import NO_PASSWORD, AccountRow, SetupRow, SubjectRow
 from service.keys import SCOPES
 
 ROLES: dict[str, frozenset[str]] = {
@@ -21,6 +22,8 @@ ROLES: dict[str, frozenset[str]] = {
     "administrator": frozenset(SCOPES),
 }
 SHORTEST_PASSWORD = 12
+LONGEST_NAME = 40
+LONGEST_ACTOR = 80
 SETUP_HOURS = 24
 hasher = PasswordHasher()
 
@@ -39,10 +42,26 @@ class UnusableAccount(TriggerscopeError):
     code = "unusable_account"
 
 
+class LastAdministrator(TriggerscopeError):
+    """Nobody would be left to make accounts."""
+
+    code = "last_administrator"
+
+
 class SetupClosed(TriggerscopeError):
     """The setup token is unknown, used or too old, or there is an account already."""
 
     code = "setup_closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Vouched:
+    """Somebody whom an identity provider vouched for; role: None where its claim maps to none."""
+
+    issuer: str
+    subject: str
+    name: str
+    role: str | None
 
 
 def create(database: Database, name: str, role: str, password: str, actor: str) -> None:
@@ -56,6 +75,8 @@ def change(database: Database, name: str, actor: str, *, role: str | None = None
     """Give an account another role, or take it out of use; its open logins end."""
     with database.write() as unit:
         row = _find(unit, name)
+        if _is_last_administrator(unit, row) and (disabled or role not in (None, row.role)):
+            raise LastAdministrator("make another administrator first")
         if role is not None:
             _check(name, role)
             row.role = role
@@ -80,7 +101,48 @@ def reviewers(session: Session) -> list[str]:
     return [f"account:{name}" for name in account_queries.active_names(session, roles)]
 
 
+def account_of(unit: Unit, vouched: Vouched) -> AccountRow:
+    """The account of somebody whom an identity provider vouched for: the linked one, or a new one; with the role that
+    the provider gives. `vouched.role` must be there."""
+    role, actor = str(vouched.role), f"oidc:{vouched.issuer}"[:LONGEST_ACTOR]
+    row = account_queries.account_of_subject(unit.session, vouched.issuer, vouched.subject)
+    if row is None:
+        row = _insert(unit, _free_name(unit, vouched.name), role, NO_PASSWORD, actor)
+        _link(unit, row, vouched.issuer, vouched.subject, actor)
+    elif row.role != role:
+        row.role = role
+        account_queries.end_logins_of(unit.session, row.name)
+        unit.record("account.changed", row.name, actor, role=role, disabled=row.disabled_at is not None)
+    return row
+
+
+def link(database: Database, name: str, issuer: str, subject: str, actor: str) -> None:
+    """Let somebody at an identity provider use an account that is there. Raises AccountExists, UnknownAccount."""
+    with database.write() as unit:
+        if account_queries.account_of_subject(unit.session, issuer, subject) is not None:
+            raise AccountExists("this subject has an account")
+        _link(unit, _find(unit, name), issuer, subject, actor)
+
+
+def _link(unit: Unit, row: AccountRow, issuer: str, subject: str, actor: str) -> None:
+    unit.session.flush()
+    unit.session.add(SubjectRow(issuer=issuer, subject=subject, account_name=row.name, linked_at=utc_now()))
+    unit.record("account.linked", row.name, actor, issuer=issuer, subject_sha256=digest(subject))
+
+
+def _free_name(unit: Unit, wanted: str) -> str:
+    """A name like the wanted one that nobody has: who is called so elsewhere is not who is called so here."""
+    kept = "".join(
+        letter for letter in wanted.partition("@")[0] if letter.isascii() and (letter.isalnum() or letter in ".-")
+    )
+    stem = kept.strip(".-")[: LONGEST_NAME - 5] if len(kept.strip(".-")) >= 2 else "person"
+    candidates = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
+    return next(name for name in candidates if account_queries.account(unit.session, name) is None)
+
+
 def matches(row: AccountRow, password: str) -> bool:
+    if row.password_hash == NO_PASSWORD:
+        return False
     try:
         return hasher.verify(row.password_hash, password)
     except VerifyMismatchError:
@@ -94,6 +156,7 @@ def issue_setup_token(database: Database) -> str | None:
         if account_queries.has_account(unit.session):
             return None
         unit.session.add(SetupRow(token_sha256=digest(token), expires_at=utc_now() + timedelta(hours=SETUP_HOURS)))
+        unit.record("setup.offered", "setup", "console")
     return token
 
 
@@ -112,11 +175,17 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()  # tokens are random: no slow hash is needed
 
 
-def _insert(unit: Unit, name: str, role: str, password_hash: str, actor: str) -> None:
+def _insert(unit: Unit, name: str, role: str, password_hash: str, actor: str) -> AccountRow:
     if account_queries.account(unit.session, name) is not None:
         raise AccountExists("an account of this name exists")
-    unit.session.add(AccountRow(name=name, password_hash=password_hash, role=role, created_at=utc_now()))
+    row = AccountRow(name=name, password_hash=password_hash, role=role, created_at=utc_now())
+    unit.session.add(row)
     unit.record("account.created", name, actor, role=role)
+    return row
+
+
+def _is_last_administrator(unit: Unit, row: AccountRow) -> bool:
+    return list(account_queries.active_names(unit.session, ["administrator"])) == [row.name]
 
 
 def _find(unit: Unit, name: str) -> AccountRow:
@@ -127,7 +196,7 @@ def _find(unit: Unit, name: str) -> AccountRow:
 
 
 def _check(name: str, role: str, password: str | None = None) -> None:
-    if not (name.isascii() and name.replace("-", "").replace(".", "").isalnum() and 2 <= len(name) <= 40):
+    if not (name.isascii() and name.replace("-", "").replace(".", "").isalnum() and 2 <= len(name) <= LONGEST_NAME):
         raise UnusableAccount("a name has 2 to 40 letters, digits, dots and dashes")
     if role not in ROLES:
         raise UnusableAccount(f"roles: {', '.join(ROLES)}")

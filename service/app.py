@@ -11,7 +11,7 @@ from functools import partial
 import structlog
 from fastapi import FastAPI
 
-from service import __version__
+from service import __version__, oidc
 from service.api import audits, classifiers, docs, errors, health, hooks, releases, watch_list
 from service.api.middleware import Admission, Envelope
 from service.audit.classifier import Classifier
@@ -24,6 +24,7 @@ from service.drift_watch import standing_alarms
 from service.explainer import Explainer
 from service.intake import DecodedFilms, Intake
 from service.metrics import CalibrationAlert, Metrics
+from service.oidc import Provider
 from service.pacs import stow
 from service.pacs.acceptance import Acceptance
 from service.pacs.dicomweb import DicomwebWatcher
@@ -238,7 +239,28 @@ def hold_resources(
 
 def open_desk(settings: Settings) -> Desk:
     length = timedelta(hours=settings.session_hours)
-    return Desk(settings.review_readers, length, Signer.open(settings.data_dir), settings.viewer_url)
+    signer = Signer.open(settings.data_dir)
+    return Desk(
+        settings.review_readers, length, signer, settings.viewer_url, settings.local_accounts, open_provider(settings)
+    )
+
+
+def open_provider(settings: Settings) -> Provider | None:
+    """The identity provider that people may log in with."""
+    if not settings.oidc_issuer:
+        return None
+    secret = settings.oidc_client_secret_file
+    client = oidc.Client(
+        issuer=settings.oidc_issuer,
+        client_id=settings.oidc_client_id,
+        secret=secret.read_text().strip() if secret else "",
+        redirect_uri=f"{settings.public_url.rstrip('/')}/login/sso/return",
+        scopes=settings.oidc_scopes,
+        role_claim=settings.oidc_role_claim,
+        roles=oidc.parse_roles(settings.oidc_roles),
+        name_claim=settings.oidc_name_claim,
+    )
+    return Provider(client)
 
 
 def http_limits(settings: Settings) -> HttpLimits:

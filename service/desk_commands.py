@@ -148,6 +148,12 @@ def accounts_password(settings: Settings, arguments: Arguments) -> int:
     return 0
 
 
+def accounts_link(settings: Settings, arguments: Arguments) -> int:
+    with open_database(settings) as database:
+        accounts.link(database, arguments.name, arguments.issuer or settings.oidc_issuer, arguments.subject, ACTOR)
+    return 0
+
+
 def accounts_list(settings: Settings, _arguments: Arguments) -> int:
     with open_database(settings) as database, database.read() as session:
         for row in account_queries.accounts(session):
@@ -157,7 +163,7 @@ def accounts_list(settings: Settings, _arguments: Arguments) -> int:
 
 def invite_first_administrator(settings: Settings) -> None:
     """Prints the one-time setup address where nobody can log in yet."""
-    if settings.allow_anonymous:
+    if settings.allow_anonymous or not settings.local_accounts:
         return
     with open_database(settings) as database:
         token = accounts.issue_setup_token(database)
@@ -192,6 +198,10 @@ def _add_accounts(actions: "Commands[argparse.ArgumentParser]", command: Command
     parser.add_argument("name")
     parser.add_argument("--role", required=True, choices=list(accounts.ROLES))
     command(actions, "password", accounts_password, "set a password").add_argument("name")
+    parser = command(actions, "link", accounts_link, "let somebody at the identity provider use an account")
+    parser.add_argument("name")
+    parser.add_argument("subject", help="their `sub` at the provider")
+    parser.add_argument("--issuer", help="default: the setting oidc_issuer")
     command(actions, "list", accounts_list, "names and roles")
 
 

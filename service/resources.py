@@ -10,6 +10,7 @@ from service.db.session import Database
 from service.explainer import Explainer
 from service.intake import Intake
 from service.metrics import Metrics
+from service.oidc import Provider
 from service.pacs.acceptance import Acceptance
 from service.rates import Buckets
 from service.registry import Registry
@@ -29,13 +30,15 @@ class HttpLimits:
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What the auditor's desk goes by: readers per decision, length of a login, the key that signs, and the template of
-    addresses in the site's own viewer."""
+    """What the auditor's desk goes by: readers per decision, length of a login, the key that signs, the template of
+    addresses in the site's own viewer, whether passwords let in, and the identity provider, if there is one."""
 
     readers: int
     session_length: timedelta
     signer: Signer
     viewer_url: str
+    local_accounts: bool
+    provider: Provider | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,17 +5,22 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from service import accounts
+from service import accounts, oidc
 from service.audit.errors import TriggerscopeError
 from service.db import account_queries
-from service.db.session import Database, utc_now
-from service.db.tables import AccountRow, LoginRow, ThrottleRow
+from service.db.session import Database, Unit, utc_now
+from service.db.tables import AccountRow, LoginRow, SignOnRow, ThrottleRow
 from service.keys import Principal
+from service.oidc import Provider, SignOnFailed
 
 COOKIE = "triggerscope_login"
+SIGN_ON_COOKIE = "triggerscope_sign_on"
 FREE_FAILURES = 4
 LONGEST_WAIT_SECONDS = 900
 LONGEST_NAME = 40
+LONGEST_ADDRESS = 64
+SIGN_ON_SECONDS = 600
+MOST_SIGN_ONS = 1000  # begun and not ended
 _NOBODY = accounts.hasher.hash(secrets.token_hex(16))  # so that an unknown name takes as long as a known one
 
 
@@ -51,28 +56,100 @@ def log_in(database: Database, name: str, password: str, length: timedelta) -> L
     if row is None or row.disabled_at is not None or not accounts.matches(row, password):
         _count_failure(database, name, now)
         raise WrongLogin("name or password are wrong")
-    token = secrets.token_urlsafe(32)
-    login = LoginRow(
-        token_sha256=accounts.digest(token),
-        account_name=row.name,
-        csrf_token=secrets.token_urlsafe(24),
-        created_at=now,
-        expires_at=now + length,
-    )
+    with database.write() as unit:
+        account_queries.forget_failures(unit.session, name)
+        return _open(unit, unit.session.get_one(AccountRow, row.name), now, length)
+
+
+def start_sign_on(database: Database, provider: Provider, address: str, return_to: str) -> tuple[str, str]:
+    """Where to send the browser, and the state that it has to bring back in a cookie. address: the browser's."""
+    now = utc_now()
+    _require_unthrottled(database, _sign_on_name(address), now)
+    attempt = oidc.new_attempt()
+    there = provider.authorization_address(attempt)
     with database.write() as unit:
         account_queries.forget_expired(unit.session, now)
-        account_queries.forget_failures(unit.session, name)
-        unit.session.add(login)
-        unit.record("login.succeeded", name, f"account:{name}")
-    return Login(token, login.expires_at)
+        if account_queries.open_sign_ons(unit.session) >= MOST_SIGN_ONS:
+            raise LoginThrottled("too many logins were begun; wait a while")
+        unit.session.add(
+            SignOnRow(
+                state_sha256=accounts.digest(attempt.state),
+                nonce=attempt.nonce,
+                code_verifier=attempt.code_verifier,
+                return_to=return_to,
+                expires_at=now + timedelta(seconds=SIGN_ON_SECONDS),
+            )
+        )
+    return there, attempt.state
 
 
-def log_out(database: Database, token: str) -> None:
+def finish_sign_on(
+    database: Database, provider: Provider, address: str, state: str, code: str, length: timedelta
+) -> tuple[Login, str]:
+    """The login of a browser that came back, and where it wanted to go. Raises SignOnFailed, LoginThrottled."""
+    now, name = utc_now(), _sign_on_name(address)
+    _require_unthrottled(database, name, now)
+    with database.write() as unit:
+        begun = account_queries.use_sign_on(unit.session, accounts.digest(state), now)
+    if begun is None:
+        raise SignOnFailed("this login was not begun here, or too long ago; begin again")
+    try:
+        vouched = provider.redeem(code, begun.code_verifier, begun.nonce)
+        if vouched.role is None:
+            raise SignOnFailed("the identity provider gives you no role here; ask an administrator")
+        with database.write() as unit:
+            row = accounts.account_of(unit, vouched)
+            if row.disabled_at is not None:
+                raise SignOnFailed("this account is disabled")
+            return _open(unit, row, now, length, issuer=vouched.issuer), begun.return_to
+    except SignOnFailed:
+        _count_failure(database, name, now)
+        raise
+
+
+def _open(unit: Unit, row: AccountRow, now: datetime, length: timedelta, issuer: str | None = None) -> Login:
+    token = secrets.token_urlsafe(32)
+    row.last_login_at = now
+    unit.session.flush()
+    account_queries.forget_expired(unit.session, now)
+    unit.session.add(
+        LoginRow(
+            token_sha256=accounts.digest(token),
+            account_name=row.name,
+            csrf_token=secrets.token_urlsafe(24),
+            created_at=now,
+            expires_at=now + length,
+            issuer=issuer,
+        )
+    )
+    unit.record("login.succeeded", row.name, f"account:{row.name}", by="password" if issuer is None else "oidc")
+    return Login(token, now + length)
+
+
+def change_password(database: Database, name: str, current: str, new: str) -> None:
+    """One's own password; needs the present one, and ends all logins. Raises WrongLogin, LoginThrottled."""
+    now = utc_now()
+    row = _not_throttled(database, name, now)
+    if row is None or not accounts.matches(row, current):
+        _count_failure(database, name, now)
+        raise WrongLogin("the present password is wrong")
+    accounts.set_password(database, name, new, f"account:{name}")
+
+
+def _sign_on_name(address: str) -> str:
+    """Under which failed sign-ons from one address are counted; no account can have such a name."""
+    return f"sso {address}"[:LONGEST_ADDRESS]
+
+
+def log_out(database: Database, token: str) -> str | None:
+    """End a login; returns the identity provider that vouched for it, if one did."""
     with database.write() as unit:
         row = account_queries.login(unit.session, accounts.digest(token))
-        if row is not None:
-            account_queries.end_login(unit.session, row.token_sha256)
-            unit.record("login.ended", row.account_name, f"account:{row.account_name}")
+        if row is None:
+            return None
+        account_queries.end_login(unit.session, row.token_sha256)
+        unit.record("login.ended", row.account_name, f"account:{row.account_name}")
+        return row.issuer
 
 
 def find(database: Database, token: str) -> Principal | None:
@@ -95,14 +172,19 @@ def wait_seconds(failures: int) -> int:
 
 
 def _not_throttled(database: Database, name: str, now: datetime) -> AccountRow | None:
+    _require_unthrottled(database, name, now)
     with database.read() as session:
-        throttle = account_queries.throttle(session, name)
         row = account_queries.account(session, name)
-    if throttle is not None and now < throttle.retry_at:
-        raise LoginThrottled("too many failed logins under this name; wait a while")
     if row is None:
         accounts.matches(AccountRow(password_hash=_NOBODY), "nobody's")
     return row
+
+
+def _require_unthrottled(database: Database, name: str, now: datetime) -> None:
+    with database.read() as session:
+        throttle = account_queries.throttle(session, name)
+    if throttle is not None and now < throttle.retry_at:
+        raise LoginThrottled("too many failed logins; wait a while")
 
 
 def _count_failure(database: Database, name: str, now: datetime) -> None:

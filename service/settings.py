@@ -8,6 +8,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.oidc import is_safe, parse_roles
+
 # What stands in viewer_url for each UID of a film, and the UID's name.
 VIEWER_FIELDS = {
     "study": "study_instance_uid",
@@ -62,6 +64,15 @@ class Settings(BaseSettings):
 
     review_readers: int = Field(default=1, ge=1, le=2)
     session_hours: float = Field(default=12.0, gt=0)
+    local_accounts: bool = True
+    public_url: str = ""
+    oidc_issuer: str = ""
+    oidc_client_id: str = ""
+    oidc_client_secret_file: Path | None = None
+    oidc_scopes: str = "openid profile"
+    oidc_name_claim: str = "preferred_username"
+    oidc_role_claim: str = "roles"
+    oidc_roles: str = ""
     viewer_url: str = ""
 
     rules_file: Path | None = None
@@ -94,6 +105,19 @@ class Settings(BaseSettings):
     def _anonymous_only_on_loopback(self) -> Self:
         if self.allow_anonymous and not is_loopback(self.host):
             raise ValueError("allow_anonymous needs host to be a loopback address")
+        return self
+
+    @model_validator(mode="after")
+    def _sign_on_is_complete(self) -> Self:
+        if self.oidc_issuer and not (self.oidc_client_id and self.oidc_roles and self.public_url):
+            raise ValueError("oidc_issuer needs oidc_client_id, oidc_roles and public_url")
+        if not all(is_safe(address) for address in (self.oidc_issuer, self.public_url) if address):
+            raise ValueError("oidc_issuer and public_url are https addresses, or on loopback")
+        if "openid" not in self.oidc_scopes.split():
+            raise ValueError("oidc_scopes holds openid")
+        if not (self.local_accounts or self.oidc_issuer):
+            raise ValueError("without local_accounts oidc_issuer is needed, or nobody could log in")
+        parse_roles(self.oidc_roles)
         return self
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ from service.resources import Resources
 from service.settings import is_loopback
 
 bearer_scheme = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key of this service.")
+ACCOUNT = "account:"  # how the actors of people begin
 SAFE_METHODS = {"GET", "HEAD"}
 FORM_BYTES, FORM_FIELDS = 256 * 1024, 1000
 OWN_SITE = {None, "same-origin", "none"}
@@ -66,6 +67,18 @@ class SubmittedForm:
         return [value for value in self.fields.getlist(name) if isinstance(value, str)]
 
 
+def authorise_owner(request: Request, held: ResourcesDep) -> Principal:
+    """Somebody who is logged in, whatever the role: for what belongs to the account itself."""
+    return _of_account(_principal(request, held, request.headers.get("x-csrf-token", "")))
+
+
+async def authorise_owner_form(request: Request, held: ResourcesDep) -> SubmittedForm:
+    fields = await read_form(request)
+    submitted = SubmittedForm(ANONYMOUS, fields)
+    principal = await run_in_threadpool(_principal, request, held, submitted.value("csrf"))
+    return SubmittedForm(_of_account(principal), fields)
+
+
 async def authorise_form(scopes: SecurityScopes, request: Request, held: ResourcesDep) -> SubmittedForm:
     """As `authorise`, for a page's form: its token against forgery is one of its fields."""
     fields = await read_form(request)
@@ -82,12 +95,20 @@ async def read_form(request: Request) -> FormData:
     return await request.form(max_files=0, max_fields=FORM_FIELDS)
 
 
+def _of_account(principal: Principal) -> Principal:
+    if not principal.actor.startswith(ACCOUNT):
+        raise RequestError("forbidden", "needed: a login")
+    return principal
+
+
 def _with_scopes(principal: Principal, scopes: SecurityScopes) -> Principal:
     if not set(scopes.scopes) <= principal.scopes:
         raise RequestError("forbidden", f"needed: {', '.join(scopes.scopes)}")
     return principal
 
 
+Owner = Annotated[Principal, Depends(authorise_owner)]
+OwnerForm = Annotated[SubmittedForm, Depends(authorise_owner_form)]
 Uploader = Annotated[Principal, Security(authorise, scopes=["audits:write"])]
 Announcer = Annotated[Principal, Security(authorise, scopes=["films:announce"])]
 Reader = Annotated[Principal, Security(authorise, scopes=["audits:read"])]

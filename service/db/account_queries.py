@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, exists, select
+from sqlalchemy import delete, exists, func, select
 from sqlalchemy.orm import Session, joinedload
 
-from service.db.tables import AccountRow, LoginRow, SetupRow, ThrottleRow
+from service.db.tables import AccountRow, LoginRow, SetupRow, SignOnRow, SubjectRow, ThrottleRow
 
 
 def has_account(session: Session) -> bool:
@@ -26,6 +26,29 @@ def active_names(session: Session, roles: Sequence[str]) -> Sequence[str]:
     return session.scalars(statement.order_by(AccountRow.name)).all()
 
 
+def account_of_subject(session: Session, issuer: str, subject: str) -> AccountRow | None:
+    linked = SubjectRow.account_name == AccountRow.name
+    statement = select(AccountRow).join(SubjectRow, linked)
+    return session.scalar(statement.where(SubjectRow.issuer == issuer, SubjectRow.subject == subject))
+
+
+def linked_names(session: Session) -> set[str]:
+    """Accounts that an identity provider lets in."""
+    return set(session.scalars(select(SubjectRow.account_name).distinct()))
+
+
+def open_sign_ons(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(SignOnRow)) or 0
+
+
+def use_sign_on(session: Session, state_sha256: str, now: datetime) -> SignOnRow | None:
+    """The browser that was sent off with this state, once and in time."""
+    row = session.get(SignOnRow, state_sha256)
+    statement = delete(SignOnRow).where(SignOnRow.state_sha256 == state_sha256, SignOnRow.expires_at > now)
+    used = session.execute(statement.returning(SignOnRow.state_sha256)).first() is not None
+    return row if used else None
+
+
 def login(session: Session, token_sha256: str) -> LoginRow | None:
     return session.scalar(
         select(LoginRow).where(LoginRow.token_sha256 == token_sha256).options(joinedload(LoginRow.account))
@@ -43,6 +66,7 @@ def end_logins_of(session: Session, name: str) -> None:
 def forget_expired(session: Session, now: datetime) -> None:
     session.execute(delete(LoginRow).where(LoginRow.expires_at <= now))
     session.execute(delete(SetupRow).where(SetupRow.expires_at <= now))
+    session.execute(delete(SignOnRow).where(SignOnRow.expires_at <= now))
 
 
 def throttle(session: Session, name: str) -> ThrottleRow | None:

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import Mount, Route
 
 from service import accounts, keys, sessions
-from service.api.dependencies import authorise, authorise_form
+from service.api.dependencies import authorise, authorise_form, authorise_owner, authorise_owner_form
 from service.app import ROUTERS, create_app, open_database
 from service.db.session import utc_now
 from service.settings import Settings
@@ -20,6 +20,7 @@ from tests.service.serving import png, serving
 OPEN, READ, WRITE, REVIEW, ADMIN = None, "audits:read", "audits:write", "audits:review", "admin"
 RELEASE = "releases:read"
 ANNOUNCE = "films:announce"
+LOGIN = "a login"  # of an account, whatever its role; no key has it
 SCOPES_OF_ROLES = {
     "uploader": {WRITE},
     "auditor": {WRITE, READ},
@@ -55,6 +56,13 @@ MATRIX = {
     ("POST", "/accounts/{name}"): ADMIN,
     ("GET", "/login"): OPEN,
     ("POST", "/login"): OPEN,
+    ("GET", "/login/sso"): OPEN,
+    ("GET", "/login/sso/return"): OPEN,
+    ("GET", "/account"): LOGIN,
+    ("POST", "/account/password"): LOGIN,
+    ("GET", "/keys"): ADMIN,
+    ("POST", "/keys"): ADMIN,
+    ("POST", "/keys/{name}"): ADMIN,
     ("POST", "/logout"): OPEN,
     ("GET", "/setup"): OPEN,
     ("POST", "/setup"): OPEN,
@@ -87,6 +95,8 @@ MATRIX = {
 
 def declared(route: APIRoute) -> str | None:
     for dependency in route.dependant.dependencies:
+        if dependency.call in (authorise_owner, authorise_owner_form):
+            return LOGIN
         if dependency.call in (authorise, authorise_form):
             [scope] = dependency.own_oauth_scopes or []
             return str(scope)
@@ -194,7 +204,7 @@ def test_a_route_opens_to_the_right_roles_only(world: World, method: str, path: 
         cookie = {"Cookie": f"{sessions.COOKIE}={world.cookies[role]}"}
         answer = world.ask(method, path, cookie, world.csrf[role])
         assert answer.status_code != 401
-        assert (code_of(answer) == "forbidden") is (needed not in scopes), (role, answer.status_code)
+        assert (code_of(answer) == "forbidden") is (needed not in scopes | {LOGIN}), (role, answer.status_code)
         if method != "GET":
             others = world.csrf["auditor" if role != "auditor" else "reviewer"]
             for token in ("", others):
