@@ -159,16 +159,27 @@ def log_out(request: Request, held: ResourcesDep, form: OwnForm) -> Response:
 
 @router.get("/account")
 def own_account_page(session: SessionDep, owner: Owner, render: RenderDep) -> Response:
-    row = account_queries.account(session, owner.actor.removeprefix(ACCOUNT))
-    return render("account.html", owner, account=row, has_password=row and row.password_hash != NO_PASSWORD)
+    return _own_account(session, owner, render)
 
 
 @router.post("/account/password")
-def change_own_password(held: ResourcesDep, submitted: OwnerForm) -> Response:
+def change_own_password(session: SessionDep, held: ResourcesDep, submitted: OwnerForm, render: RenderDep) -> Response:
     """Ends all of one's logins, this one too."""
-    name = submitted.principal.actor.removeprefix(ACCOUNT)
-    sessions.change_password(held.database, name, _text(submitted.fields, "current"), _text(submitted.fields, "new"))
+    current, new = (_text(submitted.fields, name) for name in ("current", "new"))
+    try:
+        sessions.change_password(held.database, submitted.principal.actor.removeprefix(ACCOUNT), current, new)
+    except (sessions.WrongLogin, sessions.LoginThrottled, accounts.UnusableAccount) as error:
+        status = 429 if isinstance(error, sessions.LoginThrottled) else 422
+        return _own_account(session, submitted.principal, render, status, error.detail)
     return back_to("/login")
+
+
+def _own_account(
+    session: Session, owner: Principal, render: Render, status: int = 200, failure: str | None = None
+) -> Response:
+    row = account_queries.account(session, owner.actor.removeprefix(ACCOUNT))
+    has_password = row is not None and row.password_hash != NO_PASSWORD
+    return render("account.html", owner, status, account=row, has_password=has_password, failure=failure)
 
 
 @router.get("/setup")

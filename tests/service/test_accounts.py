@@ -1,4 +1,5 @@
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,17 @@ def test_the_setup_token_works_once_and_only_for_the_first(sqlite_database: Data
     with pytest.raises(accounts.SetupClosed):
         accounts.set_up(sqlite_database, token, "second", PASSWORD)
     assert accounts.issue_setup_token(sqlite_database) is None
+
+
+def test_the_last_administrator_stays(ada: Database) -> None:
+    accounts.create(ada, "root", "administrator", PASSWORD, "test")
+    changes: list[dict[str, Any]] = [{"disabled": True}, {"role": "auditor"}]
+    for change in changes:
+        with pytest.raises(accounts.LastAdministrator):
+            accounts.change(ada, "root", "test", **change)
+    accounts.change(ada, "root", "test", role="administrator")
+    accounts.change(ada, "ada", "test", role="administrator")
+    accounts.change(ada, "root", "test", disabled=True)
 
 
 @pytest.mark.parametrize(

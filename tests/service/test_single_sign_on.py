@@ -19,6 +19,7 @@ from joserfc.jwk import OctKey, RSAKey
 from service import accounts, sessions
 from service.app import open_database
 from service.db import account_queries
+from service.oidc import Client, Provider, new_attempt
 from service.settings import Settings
 from tests.service.openid import CLIENT_ID, SECRET, Claims, OpenIdProvider, open_id_provider, sign
 from tests.service.serving import serving
@@ -241,7 +242,19 @@ def test_no_password_opens_an_account_of_the_providers(browser: httpx.Client, pr
     for password in ("", "x" * 12):
         assert browser.post("/login", data={"name": "ada", "password": password}).status_code == 422
     changed = browser.post("/account/password", data={"csrf": CSRF.findall(browser.get("/account").text)[0]})
-    assert changed.status_code == 401
+    assert changed.status_code == 422
+
+
+def test_a_public_client_sends_its_name_and_no_secret(provider: OpenIdProvider) -> None:
+    provider.claims, provider.sign, provider.is_public = person("ada", "readers"), sign, True
+    back = "https://triggerscope.example/login/sso/return"
+    roles = {"readers": "auditor"}
+    public = Provider(Client(provider.issuer, CLIENT_ID, "", back, "openid", "realm_access.roles", roles, "name"))
+    attempt = new_attempt()
+    code = provider.authorise(public.authorization_address(attempt))["code"]
+    found = public.redeem(code, attempt.code_verifier, attempt.nonce)
+    provider.is_public = False
+    assert (found.subject, found.role) == ("subject-of-ada", "auditor")
 
 
 @pytest.fixture(scope="module")
@@ -272,13 +285,13 @@ def independent() -> Iterator[str]:
 def test_an_independent_provider_lets_in_where_passwords_do_not(
     independent: str, tmp_path: Path, models_dir: Path
 ) -> None:
+    (tmp_path / "secret").write_text(SECRET)
     settings = Settings(
-        data_dir=tmp_path, models_dir=models_dir, embedded_worker=False, decoders=1, local_accounts=False,
+        data_dir=tmp_path / "data", models_dir=models_dir, embedded_worker=False, decoders=1, local_accounts=False,
         public_url="http://127.0.0.1:9", oidc_issuer=independent, oidc_client_id=CLIENT_ID,
-        oidc_roles="readers=auditor",
+        oidc_client_secret_file=tmp_path / "secret", oidc_roles="readers=auditor",
     )  # fmt: skip
-    with serving(settings) as client:
-        browser = httpx.Client(base_url=client.base_url, timeout=60, headers=PAGE)
+    with serving(settings) as client, httpx.Client(base_url=client.base_url, timeout=60, headers=PAGE) as browser:
         assert "password" not in browser.get("/login").text
         for form in ("/login", "/setup"):
             assert "no_local_accounts" in browser.post(form, data={"name": "x"}).text
@@ -286,7 +299,6 @@ def test_an_independent_provider_lets_in_where_passwords_do_not(
         query = {name: values[0] for name, values in parse_qs(urlsplit(answer.headers["location"]).query).items()}
         assert come_back(browser, query).headers["location"] == "/system"
         assert "nina" in browser.get("/account").text
-        browser.close()
 
 
 @pytest.mark.parametrize(

@@ -125,9 +125,46 @@ def test_an_administrator_makes_changes_and_disables_accounts(people: httpx.Clie
         changed = browser.post("/accounts/new", data=csrf | {"change": "role", "role": "auditor"})
         disabled = browser.post("/accounts/new", data=csrf | {"change": "disable"})
         assert [answer.status_code for answer in (made, changed, disabled)] == [303, 303, 303]
+        set_anew = browser.post("/accounts/new", data=csrf | {"change": "password", "password": PASSWORD + "!"})
+        assert set_anew.status_code == 303
         assert "disabled" in browser.get("/accounts").text
     refused = people.post("/login", data={"name": "new", "password": PASSWORD})
     assert refused.status_code == 422
+
+
+def test_ones_own_password_is_changed_with_the_present_one(people: httpx.Client, shared_settings: Settings) -> None:
+    new = "another horse battery"
+    with open_database(shared_settings) as database:
+        accounts.create(database, "own", "uploader", PASSWORD, "test")
+    with log_in(people, "own") as browser:
+        csrf = {"csrf": CSRF.findall(browser.get("/account").text)[0]}
+        wrong = browser.post("/account/password", data=csrf | {"current": "wrong", "new": new})
+        short = browser.post("/account/password", data=csrf | {"current": PASSWORD, "new": "short"})
+        assert [(answer.status_code, 'role="alert"' in answer.text) for answer in (wrong, short)] == [(422, True)] * 2
+        assert browser.post("/account/password", data=csrf | {"current": PASSWORD, "new": new}).status_code == 303
+        assert browser.get("/account").headers["location"].startswith("/login")
+    assert people.post("/login", data={"name": "own", "password": PASSWORD}).status_code == 422
+    assert people.post("/login", data={"name": "own", "password": new}).status_code == 303
+    people.cookies.clear()
+
+
+def test_a_key_is_made_shown_once_used_and_revoked(people: httpx.Client) -> None:
+    with log_in(people, "administrator-1") as browser:
+        csrf = {"csrf": CSRF.findall(browser.get("/keys").text)[0]}
+        form = csrf | {"name": "er.1", "scope": ["audits:read", "audits:write"], "expires": "2099-12-31"}
+        made = browser.post("/keys", data=form)
+        [token] = re.findall(r"<code>(ts_[^<]+)</code>", made.text)
+        assert people.get("/v1/audits", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+        page = browser.get("/keys").text
+        assert token not in page
+        assert "2100-01-01 00:00:00" in page
+        assert "audits:read, audits:write" in page
+        for wrong in ({"scope": []}, {"scope": ["all"]}, {"name": "a b"}, {"expires": "soon"}):
+            assert browser.post("/keys", data=form | wrong).status_code == 422
+        assert browser.post("/keys", data=form).status_code == 409
+        assert browser.post("/keys/er.1", data=csrf).status_code == 303
+        assert people.get("/v1/audits", headers={"Authorization": f"Bearer {token}"}).status_code == 401
+        assert "revoked" in browser.get("/keys").text
 
 
 def test_the_setup_page_takes_no_made_up_token(people: httpx.Client) -> None:
