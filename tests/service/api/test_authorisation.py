@@ -181,7 +181,8 @@ def world(shared_settings: Settings, server: httpx.Client, tokens: dict[str, str
 
 
 def code_of(answer: httpx.Response) -> str:
-    return str(answer.json()["code"]) if answer.status_code >= 400 else "ok"
+    is_problem = answer.headers.get("content-type") == "application/problem+json"
+    return str(answer.json()["code"]) if is_problem else "ok"
 
 
 @pytest.mark.parametrize(("method", "path"), MATRIX)
