@@ -120,7 +120,8 @@ def headline(row: AuditRow, film: FilmRow, policy: Policy | None, hypothesis: Hy
     if row.region is None:
         return f"{said} something unusual that no small region explains."
     share = 100 * row.region["width"] * row.region["height"] / (film.width * film.height)
-    return f"{said} {share:.1f} % of the film, at the {place(row.region, film)}."
+    words = f"{share:.1f} %" if share >= 0.1 else "less than 0.1 %"
+    return f"{said} {words} of the film, at the {place(row.region, film)}."
 
 
 def certainty(row: AuditRow, policy: Policy | None) -> str:

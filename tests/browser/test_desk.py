@@ -79,7 +79,7 @@ def test_from_the_upload_to_a_bundle_that_verifies(
 
 
 def _work_the_viewer(page: Page) -> None:
-    """Slider, map, invert and zoom each change what the canvas shows."""
+    """Slider, layer, label, invert and zoom each change what the canvas shows; the causal tests have their pictures."""
     page.wait_for_timeout(300)
     seen = str(page.evaluate(CORNER_PIXEL))
     page.fill("#opacity", "0")
@@ -88,6 +88,11 @@ def _work_the_viewer(page: Page) -> None:
     seen = changed_pixel(page, seen)
     page.select_option("#map", "layercam_14")
     expect(page.locator("#canvas[data-map=layercam_14]")).to_be_visible()
+    seen = str(page.evaluate(CORNER_PIXEL))
+    page.select_option("#label", "Hernia")
+    expect(page.locator("#canvas[data-map=layercam_14][data-label=Hernia]")).to_be_visible()
+    expect(page.locator("#map-status")).to_be_empty()
+    changed_pixel(page, seen)
     page.fill("#opacity", "0")
     page.wait_for_timeout(300)
     seen = str(page.evaluate(CORNER_PIXEL))
@@ -95,6 +100,10 @@ def _work_the_viewer(page: Page) -> None:
     changed_pixel(page, seen)
     page.click("#to-region")
     page.keyboard.press("0")
+    for picture in page.locator(".tests img").all():
+        picture.scroll_into_view_if_needed()
+        expect(picture).to_have_js_property("complete", value=True)
+        assert page.evaluate("picture => picture.naturalWidth", picture.element_handle()) >= 200
 
 
 def _take_out_and_verify(page: Page, path: Path) -> None:
@@ -125,8 +134,11 @@ def test_reading_needs_no_script(chromium: Browser, service: httpx.Client, ada: 
     page.goto(link)
     expect(page.locator("#drawn")).to_be_visible()
     page.select_option("#map", "gradcam_14")
+    page.select_option("#label", "Mass")
     page.click("text=Show")
-    expect(page.locator("#drawn[src*=gradcam_14]")).to_be_visible()
+    drawn = page.locator("#drawn[src*=gradcam_14][src*=Mass]")
+    expect(drawn).to_be_visible()
+    assert page.evaluate("drawn => drawn.naturalWidth", drawn.element_handle()) > 0
     page.context.close()
 
 
