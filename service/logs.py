@@ -36,7 +36,8 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in ("alembic", "httpx", "httpcore"):  # the latter two quote addresses, which name studies, and headers
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def exception_without_text(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
