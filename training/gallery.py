@@ -11,15 +11,14 @@ from PIL import Image
 
 from service.audit.calibration import Policy
 from service.audit.classifier import Classifier
-from service.audit.evidence import gather
 from service.audit.overlay import render
+from service.audit.pipeline import examine
 from service.audit.preprocessing import Preprocessing
-from service.audit.verdict import judge, reported
 from training.compare import SHIPPED, Attacked, FilmSet
 
 FloatArray = NDArray[np.float32]
 SHOWN = 3  # of each kind
-COLOURS = 96  # of a picture's palette, to keep the page small
+QUALITY = 88  # of the JPEGs, to keep the page small
 
 
 def gallery(
@@ -49,8 +48,8 @@ def _alarming(films: FilmSet, policy: Policy, *, wanted: bool) -> list[int]:
 
 
 def _entry(film: FloatArray, classifier: Classifier, policy: Policy) -> dict[str, Any]:
-    evidence = gather(film, classifier, policy.reference)
-    verdict, finding = judge(evidence, policy.likeness.distance(film), policy), reported(evidence, policy)
+    found = examine(film, classifier, policy)
+    evidence, finding, verdict = found.evidence, found.finding, found.verdict
     kind = "layercam" if finding.hypothesis == "support" else "counter_layercam"
     fine = finding.saliency.maps[f"{kind}_{classifier.card.grids[0]}"][0]
     same = Preprocessing(size=film.shape[-1])  # the pictures are of the model input itself
@@ -61,16 +60,15 @@ def _entry(film: FloatArray, classifier: Classifier, policy: Policy) -> dict[str
         "verdict": verdict.word,
         "p_value": policy.p_value(evidence.score),
         "reasons": list(verdict.reasons),
-        "film_png": _small(render(film[0], None, None, same)),
-        "fine_map_png": _small(render(film[0], fine, finding.region, same)),
-        "last_layer_png": _small(render(film[0], last, None, same)),
+        "film_jpeg": _small(render(film[0], None, None, same)),
+        "fine_map_jpeg": _small(render(film[0], fine, verdict.region or finding.region, same)),
+        "last_layer_jpeg": _small(render(film[0], last, None, same)),
     }
 
 
 def _small(png: bytes) -> str:
-    """Base64 of the same picture in a small palette."""
-    with Image.open(io.BytesIO(png)) as image:
-        reduced = image.quantize(COLOURS)
+    """Base64 of the same picture as a JPEG that keeps thin coloured lines."""
     buffer = io.BytesIO()
-    reduced.save(buffer, "PNG", optimize=True)
+    with Image.open(io.BytesIO(png)) as image:
+        image.convert("RGB").save(buffer, "JPEG", quality=QUALITY, subsampling=0)
     return base64.b64encode(buffer.getvalue()).decode()

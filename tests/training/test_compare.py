@@ -133,7 +133,7 @@ def test_the_page_stands_alone(result, folder):
     assert not re.search(r"https?://|@import|url\(|<script", text)
     for words in ("hand made", "STRIP", "SCALE-UP", "random map", "LayerCAM 28 x 28", "<svg", "Hit", "Limits"):
         assert words in text, words
-    assert text.count("data:image/png;base64,") >= 3 * 3
+    assert text.count("data:image/jpeg;base64,") >= 3 * 3
     assert f"{result['detectors']['shipped']['auroc']['value']:.3f}" in text
 
 

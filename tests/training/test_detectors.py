@@ -96,13 +96,11 @@ def test_purifying_changes_nothing_that_the_filter_leaves(readings):
 
 def test_the_searches_end_on_the_trigger(readings, context):
     scale = context.policy.reference.label_scale[0]
-    for name in ("coarse_to_fine", "map_guided_search"):
-        found = readings["triggered"][name]
-        assert found.region is not None
-        assert found.region.area <= 7 * 7, name
-        assert overlap(found.region, TRIGGER) >= 0.2, name
-        assert max(found.parts) * scale == pytest.approx(10.0, abs=0.05)
-        assert max(readings["clean"][name].parts) * scale < 1.0
+    found = readings["triggered"]["coarse_to_fine"]
+    assert found.region.area <= 7 * 7
+    assert overlap(found.region, TRIGGER) >= 0.2
+    assert max(found.parts) * scale == pytest.approx(10.0, abs=0.05)
+    assert max(readings["clean"]["coarse_to_fine"].parts) * scale < 1.0
     scan = readings["triggered"]["occlusion_scan"]
     assert abs(scan.point[0] - (TRIGGER.x + 2)) <= scan.region.width
     assert scan.forward_passes == 1 + 18**2  # 12 px windows, 6 px apart, on 112 px
@@ -130,7 +128,8 @@ def test_the_shipped_reading_is_the_services_own(readings, classifier, context, 
         assert readings[name]["shipped"].parts == (evidence.score,)
         assert readings[name]["shipped"].forward_passes == evidence.forward_passes
     assert context.policy.p_value(readings["triggered"]["shipped"].parts[0]) == 0.01
-    assert readings["triggered"]["shipped"].region.contains(TRIGGER.x, TRIGGER.y)
+    assert overlap(readings["triggered"]["shipped"].region, TRIGGER) >= 16 / 36  # tightened to a pixel around it
+    assert readings["triggered"]["every_test"].region.area == 12 * 12
 
 
 def test_two_sided_scores_by_hand():

@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 from service.audit.classifier import Classifier
-from service.audit.evidence import Evidence, Finding, gather
+from service.audit.evidence import Evidence, gather
+from service.audit.pipeline import examine
+from service.audit.preprocessing import Region
 from service.audit.verdict import reported
 from training.detectors.reading import Context, Reading, Seen, middle
 
@@ -18,16 +20,15 @@ COSTS: dict[str, int | None] = {
 
 
 def shipped(seen: Seen, classifier: Classifier, context: Context) -> dict[str, Reading]:
-    """The service's score as it runs, cascade included."""
-    evidence = gather(seen.film, classifier, context.policy.reference)
-    finding = reported(evidence, context.policy)
-    return {"shipped": _whole(evidence, finding, classifier)}
+    """The service's score as it runs, cascade included; the region is tightened where the film alarms."""
+    found = examine(seen.film, classifier, context.policy)
+    return {"shipped": _whole(found.evidence, found.verdict.region or found.finding.region, classifier)}
 
 
 def each_test(seen: Seen, classifier: Classifier, context: Context) -> dict[str, Reading]:
     """Every test on every film, for the supported and for the held-down label, and the service's sum of them all."""
     evidence = gather(seen.film, classifier, context.policy.reference, exhaustive=True)
-    readings = {"every_test": _whole(evidence, reported(evidence, context.policy), classifier)}
+    readings = {"every_test": _whole(evidence, reported(evidence, context.policy).region, classifier)}
     for finding in evidence.findings:
         prefix = "" if finding.hypothesis == "support" else "counter_"
         point, cell_px = middle(finding.region), seen.film.shape[-1] / classifier.card.grids[0]
@@ -40,7 +41,7 @@ def each_test(seen: Seen, classifier: Classifier, context: Context) -> dict[str,
     return readings
 
 
-def _whole(evidence: Evidence, finding: Finding, classifier: Classifier) -> Reading:
-    passes = evidence.explain_passes, evidence.forward_passes
+def _whole(evidence: Evidence, region: Region, classifier: Classifier) -> Reading:
+    """The middle of the region: the service names a region, not a cell; a cell of its map is the tolerance."""
     cell_px = classifier.card.preprocessing.size / classifier.card.grids[0]
-    return Reading((evidence.score,), *passes, finding.region, middle(finding.region), cell_px)
+    return Reading((evidence.score,), evidence.explain_passes, evidence.forward_passes, region, middle(region), cell_px)

@@ -20,9 +20,7 @@ from training.detectors import FAMILIES, reading
 from training.detectors.reading import Context, FloatArray, Reading, Seen
 
 CHUNK = 16  # films a file
-SHARED = tuple(
-    Path(str(module.__file__)) for module in (reading, concentration, counterfactual, evidence)
-)  # what every family calls
+SHARED = tuple(module.__name__ for module in (reading, concentration, counterfactual, evidence))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +140,11 @@ def _load(path: Path) -> dict[str, Column]:
 
 @functools.cache
 def sources_sha256(family: str) -> str:
-    """Of the family's code and of the service's that it calls: readings of other code are not used."""
-    own = Path(str(sys.modules[FAMILIES[family].read.__module__].__file__))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in (own, *SHARED))).hexdigest()
+    """Of the family's module and of those that it and the first look call: readings of other code are not used."""
+    own = sys.modules[FAMILIES[family].read.__module__]
+    called = {str(getattr(item, "__module__", "")) for item in vars(own).values()}
+    names = {own.__name__, *SHARED, *(name for name in called if name.startswith("service.audit."))}
+    return hashlib.sha256(b"".join(Path(str(sys.modules[n].__file__)).read_bytes() for n in sorted(names))).hexdigest()
 
 
 def explain_forwards(film: FloatArray, classifier: Classifier, context: Context, rounds: int = 9) -> float:

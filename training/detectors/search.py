@@ -12,6 +12,7 @@ from training.detectors.reading import Context, FloatArray, Reading, Seen, exces
 
 BATCH = 32  # filled films a forward, to bound memory
 KEPT = 0.5  # share of the largest fall that the smallest region must still bring about
+INSIDE = 5  # places along each side at which half a window is tried within it
 COARSEST, FINEST = 4, 64  # sides of the search's windows, as fractions of the input's side
 
 
@@ -35,7 +36,7 @@ def occlusion_scan(seen: Seen, classifier: Classifier, context: Context) -> dict
 
 
 def coarse_to_fine(seen: Seen, classifier: Classifier, context: Context) -> dict[str, Reading]:
-    """Map-free: the best of 7 x 7 windows of a quarter of the side, halved down to 1/64; and from the hot window on.
+    """Map-free: the best of 7 x 7 windows of a quarter of the side, halved down to 1/64.
 
     A part is the fall at one size, so that the score is the size at which it is most unusual. The region is the
     smallest window on the way that still brings about half of the largest fall.
@@ -44,19 +45,11 @@ def coarse_to_fine(seen: Seen, classifier: Classifier, context: Context) -> dict
     side = size // COARSEST
     first = [Region(x, y, side, side) for y in steps(size, side, side // 2) for x in steps(size, side, side // 2)]
     path = list(_halved(seen, deepest(falls(seen, first, classifier, context)), classifier, context))
-    guided = list(_halved(seen, falls(seen, [seen.look.region], classifier, context)[0], classifier, context))
-    return {
-        "coarse_to_fine": _smallest(path, 0, 1 + len(first)),
-        "map_guided_search": _smallest(guided, 1, 1),
-    }
-
-
-def _smallest(path: Sequence[Fall], explain_passes: int, first_forwards: int) -> Reading:
     enough = KEPT * max(step.fall for step in path)
     region = next(step.window for step in reversed(path) if step.fall >= enough)
-    forwards = first_forwards + 25 * (len(path) - 1)
+    forwards = 1 + len(first) + INSIDE**2 * (len(path) - 1)
     parts = tuple(step.fall for step in path)
-    return Reading(parts, explain_passes, forwards, region, middle(region), region.width / 4)
+    return {"coarse_to_fine": Reading(parts, 0, forwards, region, middle(region), region.width / INSIDE)}
 
 
 def _halved(seen: Seen, start: Fall, classifier: Classifier, context: Context) -> Iterator[Fall]:
@@ -72,7 +65,7 @@ def _halved(seen: Seen, start: Fall, classifier: Classifier, context: Context) -
 
 
 def _inside(window: Region, side: int) -> list[Region]:
-    offsets = np.rint(np.linspace(0, window.width - side, 5)).astype(int)
+    offsets = np.rint(np.linspace(0, window.width - side, INSIDE)).astype(int)
     return [Region(window.x + int(x), window.y + int(y), side, side) for y in offsets for x in offsets]
 
 
