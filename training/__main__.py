@@ -365,7 +365,7 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--split", default="test")
     compare.add_argument("--other-site", type=Path, help="folder of clean films of another site, for its alarm rate")
     compare.add_argument("--limit", type=int, help="films read of each set (a seeded draw); all without it")
-    compare.add_argument("--costly", type=int, default=120, help="films of each set that costly detectors read")
+    compare.add_argument("--costly", type=int, default=100, help="films of each set that costly detectors read")
     compare.add_argument("--seed", type=int, default=0)
     compare.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES, metavar="FAMILY")
     compare.add_argument("--cache", type=Path, default=Path("var/readings"), help="folder of readings, to resume from")

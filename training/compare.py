@@ -46,7 +46,7 @@ class Sampling:
     """How many films are read. limit: of each set, None for all. costly: of each set, by costly detectors."""
 
     limit: int | None = None
-    costly: int = 120
+    costly: int = 100
     seed: int = 0
 
     def order(self, count: int) -> NDArray[np.int64]:
