@@ -1,11 +1,10 @@
-"""How long `log verify` takes, and how much memory, over events that vouch for audits and reviews.
+"""How long `log verify` takes over events that vouch for audits and reviews.
 
 python -m tests.benchmark_log [--events 100000]
 """
 
 import argparse
 import os
-import resource
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -49,16 +48,14 @@ def main() -> None:
         seed(database, events // EVENTS_PER_AUDIT)
         record(database)
         signer = Signer.open(Path(folder))
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         started, worked = time.perf_counter(), time.process_time()
         report = audit_log.verify(database, signer.public_pem)
         wall, processor = time.perf_counter() - started, time.process_time() - worked
-        more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         database.close()
     assert report.faults == (), report.faults[:3]
     load = ", ".join(f"{number:.1f}" for number in os.getloadavg())
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, SQLite: {report.events} events, {report.audits} audits")
-    print(f"{processor:.1f} s of one processor, {wall:.1f} s by the clock at load {load}; {more:.0f} MiB more memory")
+    print(f"{processor:.1f} s of one processor, {wall:.1f} s by the clock at load {load}")
 
 
 if __name__ == "__main__":
