@@ -1,10 +1,11 @@
 """Does a patch that people confirmed as a trigger stand in another film, and does the answer hang on it there?
 
 Compared is what a median filter takes out at the patch's own place, for anatomy there is alike on all films and thin
-structures are not. Measured on 115 clean phantoms and examples, with 3 to 20 patches: with the 3x3 trigger of
-phantom-badnet3 the correlation is at least 0.87 and without it at most 0.31; with a white 5x5 one 0.81 and 0.10. Clean
-films' own structures, at 400 places, agree up to 0.57. A 9x9 patch is too large for the filter and is mostly missed.
-Raw pixels do not separate (0.87 on clean films), and neither does a search of the whole film (0.91 on clean ones).
+structures are not. Measured on 115 clean phantoms and examples: 38 patches with the 3x3 trigger of phantom-badnet3
+reach at least 0.64 with the trigger (0.83 but for one of them) and at most 0.31 without it; 20 patches with a white 5x5
+square at least 0.81 and at most 0.10. Clean films' own structures, at 400 places, agree up to 0.57. A 9x9 patch is too
+large for the filter and is mostly missed. Raw pixels do not separate (0.87 on clean films), and neither does a search
+of the whole film (0.91 on clean ones).
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from service.audit.preprocessing import Region
 
 FloatArray = NDArray[np.float32]
 
-THRESHOLD = 0.7  # correlation from which a patch counts as seen again
+THRESHOLD = 0.6  # correlation from which a patch counts as seen again
 FILTER_SHARE = 11 / 224  # side of the median filter: it takes out what is up to 5 of 224 pixels wide
 FAINTEST = 0.01  # mean square root contrast of structure below which there is nothing to compare
 

@@ -85,7 +85,7 @@ def test_the_next_triggered_film_is_a_hit_at_the_top_of_the_queue(world: World, 
     for audit in later:
         hit = audit["watch_hit"]
         assert (hit["entry"], hit["sha256"]) == (entry["id"], entry["sha256"])
-        assert hit["correlation"] >= 0.7
+        assert hit["correlation"] >= 0.6
         assert hit["probability_without"] < hit["probability"]
         assert audit["reasons"][0].startswith("a patch confirmed as a trigger is in this film")
     assert [audit["watch_hit"] for audit in (*clean, last)] == [None] * (len(clean) + 1)
