@@ -1,9 +1,10 @@
-# make install | demo | test | bench | serve | bundle     Two environments: .venv (lean, no torch) and .venv-dev (training and tests).
+# make install | demo | test | bench | bench-pacs | serve | bundle
+# Two environments: .venv (lean, no torch) and .venv-dev (training and tests).
 PYTHON ?= python3
 LEAN := .venv/.ready
 DEV := .venv-dev/.ready
 
-.PHONY: install demo serve test bench check bundle clean
+.PHONY: install demo serve test bench bench-pacs check bundle clean
 
 $(LEAN): requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -36,6 +37,9 @@ test: $(DEV) check
 
 bench: $(DEV)
 	.venv-dev/bin/python -m training.bench
+
+bench-pacs: $(DEV)
+	.venv-dev/bin/python -m tests.service.pacs.bench
 
 # Everything that a machine without network needs, for this machine's kind of Python. Proof: deploy/bundle/check.sh FILE
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' service/__init__.py)

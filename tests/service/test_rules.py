@@ -1,8 +1,10 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from service.rules import Rules, RulesError, explain, load_rules, route
+from tests.conftest import REPOSITORY
 
 TEXT = """
 [[rule]]
@@ -35,6 +37,13 @@ def test_the_first_rule_that_fits_wins(tmp_path: Path) -> None:
     first = route(rules, {"station": "er2", "view_position": "PA", "body_part": "CHEST"})
     second = route(rules, {"station": "ER2", "view_position": "LL", "body_part": "CHEST"})
     assert (first.rule and first.rule.name, second.rule and second.rule.name) == ("emergency", "chest")
+
+
+def test_the_documented_file_is_understood(tmp_path: Path) -> None:
+    [text] = re.findall(r"```\n(\[\[rule\]\].*?)```", (REPOSITORY / "docs" / "pacs.md").read_text(), re.DOTALL)
+    rules = rules_of(tmp_path, text)
+    wanted = {destination.name: destination.wanted_proof for destination in rules.destination}
+    assert wanted == {"archive": "read_back", "pacs": "commitment", "desk": "none"}
 
 
 def test_a_missing_value_fulfils_no_condition(tmp_path: Path) -> None:

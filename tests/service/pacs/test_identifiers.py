@@ -33,7 +33,7 @@ PLANTED = {
     "SeriesInstanceUID": SERIES,
     "SOPInstanceUID": INSTANCE,
 }
-LASTING = ("films", "jobs", "audits", "events", "instances", "deliveries")
+LASTING = ("films", "jobs", "audits", "events", "instances", "deliveries", "comparisons", "reviews")
 
 
 def planted_film() -> bytes:
