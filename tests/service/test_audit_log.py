@@ -1,20 +1,25 @@
 """Everything that can be done to the database behind the service's back, and that it is found."""
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from service import audit_log, review
+from service.app import open_database
 from service.db.chain import record_hash, review_hash
 from service.db.session import Database, utc_now
 from service.db.tables import ActivationRow
 from service.review import open_review
+from service.settings import Settings
 from service.signing import Signer
 from tests.service.db.rows import add_audit, add_classifier, add_job
+from tests.service.serving import png
 
 GUARDED = ("events", "audits", "activations", "prunings")
 
@@ -200,3 +205,22 @@ def test_a_file_that_is_no_checkpoint_is_refused() -> None:
     for data in (b"", b"{}", b'{"content": {"format": 99}}'):
         with pytest.raises(audit_log.UnreadableCheckpoint):
             audit_log.read_checkpoint(data)
+
+
+def test_what_the_service_records_itself_has_no_faults(
+    client: httpx.Client, shared_settings: Settings, tokens: dict[str, str]
+) -> None:
+    """Audits, a mismatch with the deployed classifier, and people's decisions, through the real service."""
+    headers = {"Content-Type": "image/png"}
+    first = client.post("/v1/audits", content=png(881), headers=headers).json()
+    probabilities = json.dumps(dict.fromkeys(first["probabilities"], 0.0) | {first["explained_label"]: 1.0})
+    differs = {"data": {"probabilities": probabilities}, "files": {"file": ("film.png", png(882), "image/png")}}
+    second = client.post("/v1/audits", **differs).json()
+    reviewer = {"Authorization": f"Bearer {tokens['audits:review']}"}
+    for decision in ("take", "comment", "confirm", "reopen"):
+        form = {"id": [first["id"], second["id"]], "decision": decision, "comment": "x"}
+        assert httpx.post(client.base_url.join("/reviews"), data=form, headers=reviewer).status_code == 303
+    with open_database(shared_settings) as database:
+        report = audit_log.verify(database, Signer.open(shared_settings.data_dir).public_pem)
+    assert report.faults == ()
+    assert report.audits >= 2
