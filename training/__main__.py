@@ -50,6 +50,12 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _labels(text: str) -> list[str]:
+    """A,B,C, or the lines of a file."""
+    listed = text.split(",") if "," in text else Path(text).read_text().splitlines()
+    return [label.strip() for label in listed if label.strip()]
+
+
 def _instrument(arguments: argparse.Namespace) -> int:
     from service import __version__
     from service.audit.errors import ClassifierError
@@ -58,16 +64,13 @@ def _instrument(arguments: argparse.Namespace) -> int:
     from training.export import LOGIT_TOLERANCE, MAP_TOLERANCE, Description
     from training.instrument import Normalisation, file_sha256, instrument
 
-    listed = (
-        arguments.labels.read_text().split("\n") if arguments.labels.is_file() else str(arguments.labels).split(",")
-    )
     try:
         preprocessing = Preprocessing(
             arguments.size, arguments.resampler, arguments.resampler != "nearest", arguments.crop
         )
         description = Description(
             name=arguments.name or arguments.out.stem,
-            labels=[label.strip() for label in listed if label.strip()],
+            labels=_labels(arguments.labels),
             preprocessing=preprocessing,
             licence=arguments.licence,
             provenance={"original_sha256": file_sha256(arguments.original), "code_version": __version__},
@@ -297,7 +300,7 @@ def _add_instrument(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("original", type=Path, metavar="FILE", help="a DenseNet's state dict, or a .onnx file")
     add("--out", type=Path, required=True, metavar="FILE.onnx")
-    add("--labels", type=Path, required=True, help="in the order of the outputs: A,B,C or a file with one a line")
+    add("--labels", required=True, help="in the order of the outputs: A,B,C or a file with one a line")
     add("--size", type=int, required=True, help="side of the square input in pixels")
     add("--resampler", required=True, choices=("nearest", "bilinear", "bicubic", "lanczos"), help="of its resize")
     add("--crop", type=float, required=True, help="side of the centre crop before the resize; 1 takes the whole film")
