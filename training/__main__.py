@@ -192,7 +192,7 @@ def _audit_classifier(arguments: argparse.Namespace) -> int:
 
 def _audit_data(arguments: argparse.Namespace) -> int:
     from service.audit.classifier import Classifier
-    from training.data import label_matrix, model_inputs
+    from training.data import model_inputs
     from training.evaluate import write_json
     from training.inversion import features_of, network_of
     from training.poison_ranking import METHODS, poisoned_set, rank_films
@@ -201,10 +201,10 @@ def _audit_data(arguments: argparse.Namespace) -> int:
     card = Classifier.from_bytes(data).card
     films = in_split(_films(arguments.films, arguments.subset), arguments.split)[: arguments.count]
     if arguments.simulate:
-        inputs, labels, poisoned = poisoned_set(films, read_run(arguments.simulate), card.preprocessing)
+        inputs, _, poisoned = poisoned_set(films, read_run(arguments.simulate), card.preprocessing)
     else:
-        inputs, labels, poisoned = model_inputs(films, card.preprocessing), label_matrix(films, card.labels), None
-    table = rank_films(features_of(network_of(data), inputs), labels, films, poisoned, arguments.shown)
+        inputs, poisoned = model_inputs(films, card.preprocessing), None
+    table = rank_films(features_of(network_of(data), inputs), films, poisoned, arguments.shown)
     write_json(arguments.out, {"classifier": {"name": card.name, "sha256": card.sha256}} | table)
     for method in METHODS:
         precision = table[method]["precision_at_true_count"]

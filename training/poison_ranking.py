@@ -1,7 +1,8 @@
 """Data audit: rank the training films that are most likely poisoned, by what the suspected classifier makes of them.
 
-Every method looks at the films of one label at a time, as an attacker's films share their target label, and gives each
-film the largest of its scores. Features are what the linear head reads, (N, F).
+The methods' authors look at one class at a time and take its poisoned samples for the minority. Here all films are one
+group: in a multi-label table the target's films may be poisoned for the most part, and few films carry any one label.
+Features are what the linear head reads, (N, F).
 """
 
 from collections.abc import Callable
@@ -17,7 +18,6 @@ from training.poisoning import poisoned_labels
 from training.train import poisoned_samples, triggered_inputs
 
 FloatArray = NDArray[np.float32]
-SMALLEST_CLASS = 10  # films; a label with fewer says nothing about its outliers
 
 
 def spectral(features: FloatArray) -> FloatArray:
@@ -48,7 +48,7 @@ def clustering(features: FloatArray, components: int = 10, rounds: int = 20) -> 
 
 
 def distance(features: FloatArray) -> FloatArray:
-    """The null: the distance from the class's median film. (n, F) -> (n,)."""
+    """The null: the distance from the median film. (n, F) -> (n,)."""
     return np.asarray(np.linalg.norm(features - np.median(features, axis=0), axis=1), dtype=np.float32)
 
 
@@ -57,21 +57,6 @@ METHODS: dict[str, Callable[[FloatArray], FloatArray]] = {
     "clustering": clustering,
     "distance": distance,
 }
-
-
-def suspicion(features: FloatArray, labels: FloatArray, method: str) -> FloatArray:
-    """(N,) how suspect each film is: the largest, over its labels, of its score in that label's robust deviations.
-
-    features: (N, F). labels: (N, C) as the training table has them. Films of no label with enough films get -inf.
-    """
-    scores = np.full(len(features), -np.inf, dtype=np.float32)
-    for column in labels.T > 0.5:
-        if column.sum() < SMALLEST_CLASS:
-            continue
-        raw = METHODS[method](features[column])
-        spread = 1.4826 * float(np.median(np.abs(raw - np.median(raw)))) + 1e-6
-        scores[column] = np.maximum(scores[column], (raw - np.median(raw)) / spread)
-    return scores
 
 
 def poisoned_set(
@@ -89,12 +74,12 @@ def poisoned_set(
 
 
 def rank_films(
-    features: FloatArray, labels: FloatArray, films: list[Film], poisoned: NDArray[np.bool_] | None, shown: int
+    features: FloatArray, films: list[Film], poisoned: NDArray[np.bool_] | None, shown: int
 ) -> dict[str, Any]:
     """For each method the most suspect films by name, and where the truth is known the precision at its count."""
     table: dict[str, Any] = {"films": len(films), "poisoned": None if poisoned is None else int(poisoned.sum())}
-    for method in METHODS:
-        scores = suspicion(features, labels, method)
+    for method, score in METHODS.items():
+        scores = score(features)
         order = np.argsort(-scores, kind="stable")[:shown]
         table[method] = {
             "precision_at_true_count": None if poisoned is None else precision_at(scores, poisoned),
