@@ -14,6 +14,6 @@ if [ "$found" != "$(cat PYTHON)" ]; then
     exit 1
 fi
 python3 -m venv --without-pip "$target"
-"$target/bin/python" wheels/pip-*.whl/pip install --quiet --no-index --find-links wheels -r requirements.txt triggerscope
+"$target/bin/python" "$(echo wheels/pip-*.whl)/pip" install --quiet --no-index --find-links wheels -r requirements.txt triggerscope
 cp -r models "$target/"
 echo "installed: $target/bin/triggerscope --models-dir $target/models --help"
