@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,7 +65,7 @@ def _wait_until_ready(address: str, process: subprocess.Popen[bytes]) -> None:
         try:
             with urllib.request.urlopen(f"{address}/readyz", timeout=2):  # noqa: S310 -- loopback
                 return
-        except (urllib.error.URLError, ConnectionError):
+        except OSError:  # not there yet, or slow to answer: URLError and TimeoutError are both among them
             time.sleep(0.2)
     raise SystemExit("the service did not become ready")
 

@@ -14,7 +14,10 @@ from tests.browser.conftest import logged_in
 
 expect.set_options(timeout=60_000)
 GRAVE = ("serious", "critical")
-PAGES = ("/", "/?show=all", "/groups", "/upload", "/classifiers", "/system", "/accounts", "/login", "/setup")
+PAGES = (
+    "/", "/?show=all", "/groups", "/watch-list", "/upload", "/classifiers", "/system", "/accounts", "/keys", "/account",
+    "/login", "/setup",
+)  # fmt: skip
 CORNER_PIXEL = """() => {
   const canvas = document.getElementById("canvas");
   return [...canvas.getContext("2d").getImageData(canvas.width - 12, canvas.height - 12, 1, 1).data].join();
