@@ -1,5 +1,6 @@
 """Classifiers and policies: registered by hash, kept by content, put in force and rolled back by appended rows."""
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -204,8 +205,14 @@ class Registry:
         except (ClassifierError, PolicyError) as error:
             log.error("models.file_refused", file=path.name, code=error.code, detail=error.detail)
 
+    def _known_classifier(self, path: Path) -> ClassifierRow | None:
+        """The row of a file that was registered before: it is loaded when it is first used, not at each start."""
+        sha256 = hashlib.sha256(_read(path, ClassifierError)).hexdigest()
+        with self._database.read() as session:
+            return queries.classifier(session, sha256) if self._classifier_path(sha256).exists() else None
+
     def _register_found_classifier(self, path: Path) -> None:
-        row = self.add_classifier(path, SYSTEM)
+        row = self._known_classifier(path) or self.add_classifier(path, SYSTEM)
         slot = classifier_slot(row.name)
         with self._database.write() as unit:
             current = queries.activation_in_force(unit.session, slot)

@@ -15,6 +15,7 @@ from service.registry import (
     UnknownClassifier,
     UnknownPolicy,
     choose,
+    classifier_slot,
     in_force,
     preferred,
 )
@@ -154,3 +155,21 @@ def test_what_reads_a_film_that_names_no_classifier():
     assert preferred(["phantom-clean", "nih-badnet3", "nih-clean"], "phantom-clean") == "phantom-clean"
     assert preferred(["phantom-clean", "phantom-badnet3"], "gone") == "phantom-badnet3"
     assert preferred([]) is None
+
+
+def test_a_known_file_is_not_loaded_again_at_the_next_start(
+    sqlite_database: Database, folder: Path, tmp_path: Path
+) -> None:
+    loads = []
+
+    def load(data: bytes) -> Classifier:
+        loads.append(len(data))
+        return Classifier.from_bytes(data)
+
+    for _ in range(2):
+        registry = Registry(sqlite_database, folder, tmp_path / "kept", load)
+        registry.synchronise()
+    assert len(loads) == 1
+    with sqlite_database.read() as session:
+        assert registry.classifier(in_force(session, classifier_slot(NAME)) or "").card.name == NAME
+    assert len(loads) == 2

@@ -1,13 +1,10 @@
 import hashlib
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from service.audit.preprocessing import Preprocessing, model_input
 from service.audit.radiograph import Limits, decode
-from tests.conftest import unavailable
 from training.__main__ import SPLIT_LISTS, main
 from training.data import (
     DataError,
@@ -113,15 +110,6 @@ def test_splits_of_unlisted_patients_are_stable_and_near_their_shares():
     assert found[:3] == [split_of(str(number)) for number in range(3)]
     assert 0.78 < found.count("train") / 4000 < 0.82
     assert 0.06 < found.count("test") / 4000 < 0.09
-
-
-@pytest.fixture
-def real_films():
-    """NIH films with a manifest: TRIGGERSCOPE_FILMS, or shared/data beside the checkout."""
-    root = Path(os.environ.get("TRIGGERSCOPE_FILMS", Path(__file__).parents[3] / "shared" / "data"))
-    if not (root / "nih" / "manifest.csv").exists():
-        unavailable("no NIH films: set TRIGGERSCOPE_FILMS to a folder that holds nih/manifest.csv")
-    return root / "nih"
 
 
 def test_the_committed_list_is_what_the_figures_were_made_from(real_films):
