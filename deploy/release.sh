@@ -10,6 +10,9 @@
 # Ends with 0 when the PACS has taken the result, and with 75 when it is held. Everything but a clear "release" holds it:
 # another answer, an error, silence, no network. Ask again later; a reader may dismiss what was flagged.
 set -u
+case $1 in
+   ''|*[!0-9.]*) echo 'held: not a SOP Instance UID' >&2; exit 75 ;;
+esac
 answer=$(curl --fail --silent --max-time 60 --header @"$TRIGGERSCOPE_HEADER" --header 'Content-Type: application/json' \
    --data "{\"sop_instance_uid\": \"$1\"}" "$TRIGGERSCOPE_URL/v1/releases") || answer='no answer'
 case $answer in

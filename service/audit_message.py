@@ -20,12 +20,13 @@ EVENT_IDS: dict[str, Code] = {  # by the first word of our kind of event; PS3.16
 }
 EXPORT: Code = ("110106", "Export")
 MINOR_FAILURE, SUCCESS = "4", "0"
+FAILURES = (".failed", ".refused", ".given_up", ".not_committed")
 
 
 def audit_message(at: datetime, actor: str, kind: str, subject: str, line: str, host: str) -> str:
     """The XML of one event; `line`, which holds the event whole, travels with it in base64."""
     code, words = EXPORT if kind.endswith(".exported") else EVENT_IDS.get(kind.partition(".")[0], ACTIVITY)
-    failed = kind.endswith((".failed", ".refused", ".dead"))
+    failed = kind.endswith(FAILURES)
     message = Element("AuditMessage")
     event = SubElement(
         message,

@@ -38,7 +38,7 @@ class Report:
 def check(bundle: str | Path | IO[bytes], public_pem: str | None = None) -> Report:
     """Check signature, files, histories and records; under the bundle's own key where none is given.
 
-    Raises ValueError, KeyError or TypeError where the file is no bundle, or the key no Ed25519 key.
+    Raises ValueError, KeyError, TypeError or AttributeError where the file is no bundle, or the key no Ed25519 key.
     """
     try:
         with zipfile.ZipFile(bundle) as archive:
@@ -108,7 +108,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         report = check(arguments.bundle, arguments.public_key.read_text() if arguments.public_key else None)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         print(f"not a readable bundle or key: {error}", file=sys.stderr)
         return 1
     for fault in report.faults:

@@ -84,5 +84,5 @@ def verify(data: bytes, public_pem: str | None = None) -> Report:
         require_public_key(public_pem)
     try:
         return bundle_verifier.check(io.BytesIO(data), public_pem)
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise UnreadableBundle("the file is not an evidence bundle, or it is damaged") from None

@@ -97,7 +97,9 @@ class Explainer:
 
 
 def hypothesis_of(row: AuditRow, policy: Policy | None) -> Hypothesis:
-    """`support` or `counter`: the one under whose clean values the recorded ranks hold."""
+    """`support` or `counter`; of an old audit, which does not say, the one under whose clean values its ranks hold."""
+    if row.hypothesis is not None:
+        return "counter" if row.hypothesis == "counter" else "support"
     if policy is None:
         return "support"
     usual = policy.reference.usual

@@ -3,11 +3,20 @@
 import logging
 import sys
 import traceback
+import warnings
 from types import TracebackType
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+QUIET = {
+    "alembic": logging.WARNING,
+    "httpx": logging.WARNING,  # quotes addresses, which name studies, and headers, as httpcore does
+    "httpcore": logging.WARNING,
+    "highdicom": logging.WARNING,  # names the instances that it copies from
+    "pydicom": logging.CRITICAL,  # quotes values that it finds odd
+    "pynetdicom": logging.CRITICAL,  # prints what is asked for and what peers send
+}
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
@@ -36,8 +45,9 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for name in ("alembic", "httpx", "httpcore"):  # the latter two quote addresses, which name studies, and headers
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, least in QUIET.items():
+        logging.getLogger(name).setLevel(least)
+    warnings.simplefilter("ignore", UserWarning)  # pydicom warns of odd values with the values
 
 
 def exception_without_text(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:

@@ -4,6 +4,7 @@ The identity provider only says who somebody is and which role the claim maps to
 account. Accounts are found by (issuer, subject) and never by a name that the provider could choose.
 """
 
+import math
 import secrets
 import threading
 import time
@@ -28,6 +29,7 @@ ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES
 LEEWAY_SECONDS = 60
 METADATA_SECONDS = 3600.0
 TIMEOUT_SECONDS = 10.0
+RETRY_SECONDS = 5.0
 LONGEST_SUBJECT = 255  # ASCII characters, OpenID Connect Core 1.0, section 2
 
 
@@ -79,6 +81,7 @@ class Provider:
         self._metadata: dict[str, Any] = {}
         self._keys: KeySet | None = None
         self._read_at = 0.0
+        self._failed_at = -math.inf
 
     def authorization_address(self, attempt: Attempt) -> str:
         """Where the browser goes. Raises ProviderUnavailable."""
@@ -165,7 +168,7 @@ class Provider:
         if not (isinstance(subject, str) and 0 < len(subject) <= LONGEST_SUBJECT):
             raise SignOnFailed("the identity provider's token names nobody")
         values = _claim(claims, self.client.role_claim)
-        given = set(values) if isinstance(values, list) else {values}
+        given = values if isinstance(values, list) else [values]
         held = [role for value, role in self.client.roles.items() if value in given]
         role = max(held, key=list(accounts.ROLES).index, default=None)
         return Vouched(self.client.issuer, subject, str(claims.get(self.client.name_claim, "")), role)
@@ -198,11 +201,15 @@ class Provider:
             return self._keys
 
     def _get(self, address: str) -> dict[str, Any]:
+        """For some seconds after a failure nobody else is kept waiting for the same."""
+        if time.monotonic() - self._failed_at < RETRY_SECONDS:
+            raise ProviderUnavailable("the identity provider was away a moment ago; try again")
         try:
             answer = httpx.get(address, timeout=TIMEOUT_SECONDS)
             answer.raise_for_status()
             found = answer.json()
         except (httpx.HTTPError, ValueError):
+            self._failed_at = time.monotonic()
             raise ProviderUnavailable("the identity provider did not answer") from None
         if not isinstance(found, dict):
             raise ProviderUnavailable("the identity provider's answer cannot be read")

@@ -36,9 +36,14 @@ class Release:
 
 
 def decide(session: Session, films: Sequence[str], classifier: str | None) -> Release:
-    """By the latest audit of each classifier (or of the one named) of these films; one that holds decides."""
-    latest = {(job.film_sha256, job.classifier_name): job for job in queries.jobs_of_films(session, films, classifier)}
-    answers = [Release(_reason(session, job), job.id) for job in latest.values()]
+    """By the latest audit of each classifier (or of the one named) of these films; one that holds decides.
+
+    What a reader has confirmed holds for good: another audit under another policy does not take it back.
+    """
+    jobs = queries.jobs_of_films(session, films, classifier)
+    latest = {(job.film_sha256, job.classifier_name): job.id for job in jobs}.values()
+    answers = [Release(_reason(session, job), job.id) for job in jobs]
+    answers = [answer for answer in answers if answer.audit_id in latest or answer.reason == "confirmed"]
     if not answers:
         return Release("unknown_film", None)
     return min(answers, key=lambda answer: (answer.may_pass, not answer.is_final))

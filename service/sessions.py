@@ -17,6 +17,7 @@ COOKIE = "triggerscope_login"
 SIGN_ON_COOKIE = "triggerscope_sign_on"
 FREE_FAILURES = 4
 LONGEST_WAIT_SECONDS = 900
+FORGET_FAILURES = timedelta(days=1)  # anybody may fail under any name: their rows must not pile up
 LONGEST_NAME = 40
 LONGEST_ADDRESS = 64
 SIGN_ON_SECONDS = 600
@@ -101,6 +102,7 @@ def finish_sign_on(
             row = accounts.account_of(unit, vouched)
             if row.disabled_at is not None:
                 raise SignOnFailed("this account is disabled")
+            account_queries.forget_failures(unit.session, name)
             return _open(unit, row, now, length, issuer=vouched.issuer), begun.return_to
     except SignOnFailed:
         _count_failure(database, name, now)
@@ -189,6 +191,7 @@ def _require_unthrottled(database: Database, name: str, now: datetime) -> None:
 
 def _count_failure(database: Database, name: str, now: datetime) -> None:
     with database.write() as unit:
+        account_queries.forget_old_failures(unit.session, now - FORGET_FAILURES)
         row = account_queries.throttle(unit.session, name)
         if row is None:
             row = ThrottleRow(name=name, failures=0, retry_at=now)

@@ -18,12 +18,18 @@ from service.api.schemas import (
     PolicyList,
     PolicyResource,
 )
+from service.api.small_body import SmallBodyRoute
 from service.db import queries
 from service.db.tables import ClassifierRow, PolicyRow
 from service.registry import DEFAULT_SLOT, classifier_slot, in_force, policy_slot
 
 Name = Annotated[str, Path(pattern=LABEL)]
-router = APIRouter(prefix="/v1", tags=["classifiers"], responses=problems("unauthenticated", "forbidden"))
+router = APIRouter(
+    prefix="/v1",
+    tags=["classifiers"],
+    responses=problems("unauthenticated", "forbidden"),
+    route_class=SmallBodyRoute,
+)
 _CHANGES = problems("unknown_classifier", "nothing_to_roll_back")
 
 

@@ -10,6 +10,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
@@ -183,6 +184,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(OSError, _on_disk)
     app.add_exception_handler(OperationalError, _on_database)
+    app.add_exception_handler(PoolTimeout, _on_database)
     app.add_exception_handler(Exception, _on_mistake)
 
 
@@ -235,5 +237,6 @@ async def _on_database(request: Request, error: Exception) -> Response:
 
 
 async def _on_mistake(request: Request, error: Exception) -> Response:
-    log.error("request.failed", error=type(error).__name__, path=request.url.path)
+    route = getattr(request.scope.get("route"), "path", "unmatched")  # not the path: it may name a study
+    log.error("request.failed", error=type(error).__name__, route=route)
     return problem(request, "internal", "the failure is in the log")

@@ -12,13 +12,14 @@ from starlette.concurrency import run_in_threadpool
 from service.api.dependencies import ReleaseReader, ResourcesDep
 from service.api.errors import problems
 from service.api.schemas import SHA, Wire, shown_as
+from service.api.small_body import SmallBodyRoute
 from service.db import pacs_queries
 from service.keys import Principal
 from service.releases import Reason, Release, decide
 from service.resources import Resources
 
 POLL_SECONDS = 0.25
-router = APIRouter(prefix="/v1/releases", tags=["releases"])
+router = APIRouter(prefix="/v1/releases", tags=["releases"], route_class=SmallBodyRoute)
 
 
 class ReleaseQuestion(Wire):

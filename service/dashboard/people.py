@@ -260,5 +260,5 @@ def _expiry(text: str) -> datetime | None:
     """The end of a day in UTC, as the form's date field sends it."""
     try:
         return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC) + timedelta(days=1) if text else None
-    except ValueError:
+    except (ValueError, OverflowError):
         raise RequestError("invalid_request", "the expiry is a day, such as 2027-01-31") from None

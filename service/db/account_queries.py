@@ -77,6 +77,10 @@ def forget_failures(session: Session, name: str) -> None:
     session.execute(delete(ThrottleRow).where(ThrottleRow.name == name))
 
 
+def forget_old_failures(session: Session, before: datetime) -> None:
+    session.execute(delete(ThrottleRow).where(ThrottleRow.retry_at < before))
+
+
 def use_setup_token(session: Session, token_sha256: str, now: datetime) -> bool:
     """True once for a token that is known and in time."""
     statement = delete(SetupRow).where(SetupRow.token_sha256 == token_sha256, SetupRow.expires_at > now)

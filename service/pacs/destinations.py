@@ -38,7 +38,7 @@ def http_client(destination: Destination, timeout_seconds: float = TIMEOUT_SECON
     try:
         with httpx.Client(auth=_credentials(destination), timeout=timeout_seconds, trust_env=False) as client:
             yield client
-    except (httpx.HTTPError, OSError):
+    except (httpx.HTTPError, httpx.InvalidURL, OSError):
         raise DeliveryFailed("the destination cannot be reached") from None
 
 
@@ -58,6 +58,8 @@ def associated(
         yield association
     except ValueError:
         raise DeliveryFailed("the destination does not take this kind of object") from None
+    except RuntimeError:  # what pynetdicom raises once the other end has hung up
+        raise DeliveryFailed("the destination ended the association") from None
     finally:
         association.release()
         close(association)

@@ -11,14 +11,14 @@ from typing import Any
 import httpx
 import structlog
 
-from service.audit.errors import RadiographError, TooManyBytes, TriggerscopeError
+from service.audit.errors import RadiographError, TooManyBytes
 from service.db import pacs_queries
 from service.db.session import Unit, utc_now
 from service.pacs.acceptance import Acceptance, Also
 from service.pacs.identity import Sender
 from service.pacs.instance import FILM_CLASSES, UidMismatch
 from service.pacs.multipart import MalformedMultipart, PartReader
-from service.pacs.sources import DicomwebSource
+from service.pacs.sources import DicomwebSource, SourceNotUnderstood
 
 PAGE = 100
 LARGEST_LIST_BYTES = 32 * 1024 * 1024
@@ -30,12 +30,6 @@ STUDY_DATE, INSTANCES_OF_STUDY = "00080020", "00201208"
 UID = re.compile(r"[0-9.]{1,64}")
 Item = dict[str, Any]
 log = structlog.get_logger()
-
-
-class SourceNotUnderstood(TriggerscopeError):
-    """The archive does not answer as DICOMweb does, or not completely."""
-
-    code = "source_not_understood"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """The C-STORE and C-ECHO SCP: an association's films are committed as queued before they are answered Success."""
 
 import hashlib
-import logging
 import socket
 import socketserver
 import ssl
@@ -129,7 +128,6 @@ class ByteCap:
 @contextmanager
 def serving(port: Port, acceptance: Acceptance, shutdown_seconds: float) -> Iterator[StoreServer]:
     """Listens until the block ends; then accepts nobody more and lets open associations finish."""
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # its lines quote what peers send
     application = _application(port)
     cap = ByteCap(port.max_bytes)
     handlers: list[Any] = [

@@ -62,4 +62,6 @@ def _boundary(content_type: str) -> str:
     of_dicom = message.get_param("type", "application/dicom") == "application/dicom"
     if message.get_content_type() != "multipart/related" or not isinstance(boundary, str) or not of_dicom:
         raise MalformedMultipart("the body is not multipart/related of DICOM objects")
+    if not boundary or not boundary.isascii():
+        raise MalformedMultipart("the boundary is no boundary")
     return boundary

@@ -1,7 +1,6 @@
 """The watcher of an Orthanc: reads /changes behind a cursor that moves with each committed film, so nothing is lost."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 import structlog
@@ -12,9 +11,26 @@ from service.db.session import Unit, utc_now
 from service.pacs.acceptance import Acceptance, Also
 from service.pacs.identity import Sender
 from service.pacs.instance import FILM_CLASSES
+from service.pacs.sources import SourceNotUnderstood
 
 PAGE = 100
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    kind: str
+    instance_id: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """One page of /changes. last: the sequence number that it ends with; done: nothing is behind it."""
+
+    changes: tuple[Change, ...]
+    last: int
+    done: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +49,16 @@ class OrthancWatcher:
         """Take one page of changes; whether there are more."""
         with self.acceptance.database.read() as session:
             since = pacs_queries.cursor(session, self.cursor)
-        page = self._json("/changes", since=since, limit=PAGE)
-        for change in page["Changes"]:
-            if change["ChangeType"] == "NewInstance":
-                self._take(str(change["ID"]), int(change["Seq"]))
-        if not page["Changes"]:
+        page = self._changes("/changes", since=since, limit=PAGE)
+        for change in page.changes:
+            if change.kind == "NewInstance":
+                self._take(change.instance_id, change.sequence)
+        if not page.changes:
             self._notice_a_new_database(since)
-        elif page["Last"] > since:
+        elif page.last > since:
             with self.acceptance.database.write() as unit:
-                self._move_to(int(page["Last"]))(unit)
-        return not page["Done"]
+                self._move_to(page.last)(unit)
+        return not page.done
 
     def _take(self, instance_id: str, sequence: int) -> None:
         move = self._move_to(sequence)
@@ -89,12 +105,18 @@ class OrthancWatcher:
 
     def _notice_a_new_database(self, since: int) -> None:
         """An Orthanc that was set up anew counts from the start again; taking everything twice does no harm."""
-        last = int(self._json("/changes?last")["Last"])
+        last = self._changes("/changes?last").last
         if last < since:
             log.warning("watch.started_over", was=since, last=last)
             with self.acceptance.database.write() as unit:
                 self._move_to(0)(unit)
 
-    def _json(self, path: str, **parameters: int) -> dict[str, Any]:
-        found: dict[str, Any] = self.client.get(path, params=parameters or None).raise_for_status().json()
-        return found
+    def _changes(self, path: str, **parameters: int) -> Changes:
+        """Raises SourceNotUnderstood: a proxy before Orthanc may answer with a page of its own."""
+        answer = self.client.get(path, params=parameters or None).raise_for_status()
+        try:
+            found = answer.json()
+            changes = [Change(str(c["ChangeType"]), str(c["ID"]), int(c["Seq"])) for c in found["Changes"]]
+            return Changes(tuple(changes), int(found["Last"]), bool(found["Done"]))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise SourceNotUnderstood("the answer is not a list of Orthanc's changes") from None

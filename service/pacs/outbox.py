@@ -21,6 +21,7 @@ from service.db.pacs_queries import DEAD, DELIVERED, PENDING
 from service.db.session import Database, Unit, utc_now
 from service.db.tables import AuditRow, DeliveryRow, JobRow
 from service.pacs.destinations import send
+from service.pacs.instance import MALFORMED
 from service.pacs.proof import ACTOR, NotProven, find, read_back, request_commitment
 from service.pacs.report import findings_of, presentation_state, read_source, secondary_capture, structured_report
 from service.pacs.webhook import payload, post
@@ -108,7 +109,7 @@ class Outbox:
             proof = self._send(row, destination)
         except TriggerscopeError as error:
             self._failed(row, error)
-        except (ValueError, TypeError, AttributeError, KeyError) as error:  # a film too odd to make a result of
+        except (*MALFORMED, LookupError) as error:  # a film too odd to make a result of, or a row that is gone
             log.error("outbox.unusable_film", error=type(error).__name__)
             self._give_up(row, "unusable_result")
         else:

@@ -1,5 +1,7 @@
 """Proof that a result arrived: read back by WADO-RS, found by C-FIND, or committed to by the archive."""
 
+import json
+
 import httpx
 import structlog
 from pydicom.dataset import Dataset
@@ -23,6 +25,7 @@ REQUEST_COMMITMENT = 1  # action type: PS3.4 table J.3-1
 ALL_COMMITTED, SOME_FAILED = 1, 2  # event types: PS3.4 table J.3-2
 NO_SUCH_ARGUMENT, INVALID_ARGUMENT = 0x0114, 0x0115  # statuses of N-EVENT-REPORT: PS3.7 section 10.1.1.1.8
 SOP_INSTANCE_UID = "00080018"
+LARGEST_ANSWER_BYTES = 4 * 1024 * 1024
 log = structlog.get_logger()
 
 
@@ -36,9 +39,16 @@ def read_back(destination: Destination, result: Dataset) -> None:
     """Retrieve Metadata (PS3.18 section 10.4) of the object that was stored. Raises NotProven, DeliveryFailed."""
     path = f"{result.StudyInstanceUID}/series/{result.SeriesInstanceUID}/instances/{result.SOPInstanceUID}/metadata"
     address = f"{(destination.stow_url or '').rstrip('/')}/{path}"
-    with http_client(destination) as client:
-        answer = client.get(address, headers={"Accept": "application/dicom+json"})
-    if answer.status_code != httpx.codes.OK or not _names(answer, str(result.SOPInstanceUID)):
+    body = b""
+    with (
+        http_client(destination) as client,
+        client.stream("GET", address, headers={"Accept": "application/dicom+json"}) as answer,
+    ):
+        for piece in answer.iter_bytes():
+            body += piece
+            if len(body) > LARGEST_ANSWER_BYTES:
+                raise NotProven("the destination answers with more than one object's metadata")
+    if answer.status_code != httpx.codes.OK or not _names(body, str(result.SOPInstanceUID)):
         raise NotProven("the destination does not give the object back")
 
 
@@ -89,8 +99,8 @@ def on_report(event: Event, database: Database) -> tuple[int, None]:
     return SUCCESS, None
 
 
-def _names(answer: httpx.Response, uid: str) -> bool:
+def _names(answer: bytes, uid: str) -> bool:
     try:
-        return any(uid in item[SOP_INSTANCE_UID]["Value"] for item in answer.json())
-    except (ValueError, TypeError, KeyError):
+        return any(uid in item[SOP_INSTANCE_UID]["Value"] for item in json.loads(answer))
+    except (ValueError, TypeError, KeyError, RecursionError):
         return False

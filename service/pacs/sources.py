@@ -20,6 +20,12 @@ class SourcesError(TriggerscopeError):
     code = "unusable_sources"
 
 
+class SourceNotUnderstood(TriggerscopeError):
+    """The archive does not answer as DICOMweb or Orthanc does, or not completely."""
+
+    code = "source_not_understood"
+
+
 class Source(Table):
     """An archive's address, and how we show who we are: a user's password, or a token."""
 

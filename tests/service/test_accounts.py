@@ -2,10 +2,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from service import accounts, sessions
 from service.db import account_queries
 from service.db.session import Database
+from service.db.tables import ThrottleRow
 
 PASSWORD = "correct horse battery"
 DAY = timedelta(days=1)
@@ -65,6 +67,19 @@ def test_failures_under_one_name_are_slowed_down(ada: Database, name: str) -> No
             sessions.log_in(ada, name, "wrong", DAY)
     with pytest.raises(sessions.LoginThrottled):
         sessions.log_in(ada, name, PASSWORD, DAY)
+
+
+def test_failures_of_days_ago_are_forgotten(ada: Database) -> None:
+    for name in ("one", "two"):
+        with pytest.raises(sessions.WrongLogin):
+            sessions.log_in(ada, name, "wrong", DAY)
+    with ada.write() as unit:
+        for row in unit.session.scalars(select(ThrottleRow)):
+            row.retry_at -= 2 * DAY
+    with pytest.raises(sessions.WrongLogin):
+        sessions.log_in(ada, "three", "wrong", DAY)
+    with ada.read() as session:
+        assert [row.name for row in session.scalars(select(ThrottleRow))] == ["three"]
 
 
 def test_the_wait_doubles_up_to_a_quarter_of_an_hour() -> None:

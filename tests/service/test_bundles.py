@@ -90,6 +90,7 @@ def test_another_key_did_not_sign_it(bundle: bytes, tmp_path: Path) -> None:
 
 
 def test_what_is_no_bundle_is_refused(bundle: bytes) -> None:
-    for data in (b"", b"PK", bundle[:200], rewritten(bundle, {"manifest.json": b"{}"})):
+    odd = rewritten(bundle, {"manifest.json": b'{"content": {"files": []}, "public_key": 1, "signature": ""}'})
+    for data in (b"", b"PK", bundle[:200], rewritten(bundle, {"manifest.json": b"{}"}), odd):
         with pytest.raises(bundles.UnreadableBundle):
             bundles.verify(data)

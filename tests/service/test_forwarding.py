@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from service import audit_log
-from service.db.session import Database
+from service.audit_message import audit_message
+from service.db.session import Database, utc_now
 from service.forwarding import Forwarder, Syslog, Take, UnusableSyslogAddress, file_receiver
 from service.signing import Signer
 
@@ -179,3 +180,14 @@ def certificate(path: Path) -> Path:
 def test_an_address_that_makes_no_sense_is_refused(address: str) -> None:
     with pytest.raises(UnusableSyslogAddress):
         Syslog.parse(address, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome"),
+    [("result.given_up", "4"), ("result.not_committed", "4"), ("film.refused", "4"), ("result.delivered", "0")],
+)
+def test_an_audit_message_says_what_failed(kind: str, outcome: str) -> None:
+    message = ET.fromstring(audit_message(utc_now(), "outbox", kind, "a film", "{}", "here"))
+    found = message.find("EventIdentification")
+    assert found is not None
+    assert found.attrib["EventOutcomeIndicator"] == outcome

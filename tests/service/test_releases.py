@@ -4,6 +4,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -14,10 +15,14 @@ from pynetdicom.sop_class import Comprehensive3DSRStorage  # type: ignore[attr-d
 
 from service.app import open_database
 from service.db import queries
+from service.db.session import Database
+from service.db.tables import JobRow
 from service.pacs.report import Findings, file_bytes, read_source, structured_report
-from service.review import Step, record
+from service.releases import Release, decide
+from service.review import Step, new_review, record
 from service.settings import Settings
 from tests.conftest import REPOSITORY
+from tests.service.db.rows import START, add_audit, add_classifier, add_job, sha
 from tests.service.pacs.films import phantom
 from tests.service.pacs.peers import program
 from tests.service.pacs.test_stow import body, stow
@@ -137,8 +142,31 @@ def test_the_script_passes_on_what_is_released_and_nothing_else(
         assert run(807) == HELD
         assert run(806, TRIGGERSCOPE_URL="http://127.0.0.1:9") == HELD
         assert run(806, TRIGGERSCOPE_HEADER="/dev/null") == HELD
+        odd = [str(REPOSITORY / "deploy" / "release.sh"), f'{uid(806)}", "classifier": "x', str(result)]
+        assert subprocess.run(odd, env=environment, timeout=90, check=False).returncode == HELD
         assert kept == []
         assert run(806) == 0
         assert len(kept) == 1
     finally:
         archive.shutdown()
+
+
+def test_an_audit_under_another_policy_does_not_take_back_what_a_reader_confirmed(sqlite_database: Database) -> None:
+    with sqlite_database.write() as unit:
+        add_classifier(unit.session)
+        add_classifier(unit.session, 2)
+        first = add_job(unit.session, 1)
+        second = JobRow(
+            id="b" * 32, film_sha256=sha(1), classifier_sha256=sha(2), classifier_name="small", policy_sha256="",
+            state="done", attempts=1, received_at=START + timedelta(hours=1), source="er", actor="test",
+        )  # fmt: skip
+        unit.session.add(second)
+        unit.session.flush()
+        for job, verdict in ((first, "suspicious"), (second, "unremarkable")):
+            audit = add_audit(unit.session, job, verdict)
+            unit.session.add(new_review(job, audit, None))
+    with sqlite_database.read() as session:
+        assert decide(session, [sha(1)], None) == Release("unremarkable", second.id)
+    record(sqlite_database, [first.id], Step("confirm", "", "reader"), 1)
+    with sqlite_database.read() as session:
+        assert decide(session, [sha(1)], None) == Release("confirmed", first.id)

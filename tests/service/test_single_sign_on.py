@@ -19,7 +19,7 @@ from joserfc.jwk import OctKey, RSAKey
 from service import accounts, sessions
 from service.app import open_database
 from service.db import account_queries
-from service.oidc import Client, Provider, new_attempt
+from service.oidc import Client, Provider, ProviderUnavailable, new_attempt
 from service.settings import Settings
 from tests.service.openid import CLIENT_ID, SECRET, Claims, OpenIdProvider, open_id_provider, sign
 from tests.service.serving import serving
@@ -178,6 +178,8 @@ def by_the_secret(claims: Claims, provider: OpenIdProvider) -> str:
         ({"sub": "x" * 256}, sign),
         ({"realm_access": {"roles": ["strangers"]}}, sign),
         ({"realm_access": "it"}, sign),
+        ({"realm_access": {"roles": [["it"], {}]}}, sign),
+        ({"realm_access": {"roles": {"it": True}}}, sign),
         ({}, unsigned),
         ({}, by_a_stranger),
         ({}, by_the_secret),
@@ -235,6 +237,23 @@ def test_failures_from_one_address_are_slowed_down(browser: httpx.Client, provid
         assert log_in(browser, provider).status_code == 403
     answer = browser.get("/login/sso")
     assert (answer.status_code, "login_throttled" in answer.text) == (429, True)
+
+
+def test_a_login_that_succeeds_ends_the_count(browser: httpx.Client, provider: OpenIdProvider) -> None:
+    for _ in range(2):
+        provider.sign = unsigned
+        for _ in range(sessions.FREE_FAILURES):
+            assert log_in(browser, provider).status_code == 403
+        provider.sign = sign
+        assert log_in(browser, provider).status_code == 303
+
+
+def test_a_provider_that_is_away_keeps_only_the_first_one_waiting() -> None:
+    back = "https://triggerscope.example/login/sso/return"
+    away = Provider(Client("http://127.0.0.1:9", CLIENT_ID, "", back, "openid", "roles", {}, "name"))
+    for words in ("did not answer", "a moment ago"):
+        with pytest.raises(ProviderUnavailable, match=words):
+            away.authorization_address(new_attempt())
 
 
 def test_no_password_opens_an_account_of_the_providers(browser: httpx.Client, provider: OpenIdProvider) -> None:

@@ -119,6 +119,15 @@ def test_every_error_is_a_problem(client: httpx.Client, method: str, path: str, 
     assert response.json()["instance"] == path
 
 
+@pytest.mark.parametrize("path", ["/v1/releases", "/v1/classifiers/x/activate", "/v1/classifiers/x/policy/activate"])
+@pytest.mark.parametrize("body", [b" " * 100_000, 20 * [b" " * 65536]])
+def test_a_large_question_is_not_read_to_its_end(server: httpx.Client, path: str, body: bytes | list[bytes]) -> None:
+    """Nor before anybody knows who asks."""
+    content = body if isinstance(body, bytes) else iter(body)
+    answer = server.post(path, content=content, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_many_bytes")
+
+
 def test_a_refused_value_is_not_repeated(client: httpx.Client) -> None:
     response = client.get("/v1/audits", params={"verdict": "DOE^JANE"})
     assert response.status_code == 422

@@ -21,8 +21,8 @@ from service.db import pacs_queries
 from service.db.session import utc_now
 from service.db.tables import EventRow, JobRow, SeenRow
 from service.pacs.acceptance import Acceptance
-from service.pacs.dicomweb import DicomwebWatcher, SourceNotUnderstood
-from service.pacs.sources import DicomwebSource, SourcesError, load_sources, open_client
+from service.pacs.dicomweb import DicomwebWatcher
+from service.pacs.sources import DicomwebSource, SourceNotUnderstood, SourcesError, load_sources, open_client
 from service.settings import Settings
 from tests.service.pacs.conftest import MAX_BYTES, count, watching
 from tests.service.pacs.films import film

@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import httpx
+import pytest
 from pydicom.uid import SecondaryCaptureImageStorage
 from sqlalchemy import select
 
@@ -12,11 +13,13 @@ from service.db.session import Database
 from service.db.tables import EventRow, JobRow
 from service.pacs.acceptance import Acceptance
 from service.pacs.orthanc import OrthancWatcher
+from service.pacs.sources import SourceNotUnderstood
 from service.pacs.watching import keep_watching
 from service.settings import Settings
 from tests.service.pacs.conftest import count, make_acceptance
 from tests.service.pacs.films import film
 from tests.service.pacs.peers import on_loopback_only, orthanc_in, wait_until
+from tests.service.pacs.receiver import receiving
 
 
 def send(client: httpx.Client, data: bytes) -> None:
@@ -102,3 +105,11 @@ def test_an_orthanc_that_was_set_up_anew_is_read_from_its_start(acceptance: Acce
         drain(watcher)
         drain(watcher)
     assert jobs(acceptance.database) == 4
+
+
+@pytest.mark.parametrize("page", [b"<html>maintenance</html>", b"[]", b'{"Changes": [{}], "Last": 1, "Done": true}'])
+def test_a_page_that_is_not_orthancs_is_waited_out(acceptance: Acceptance, page: bytes) -> None:
+    with receiving() as proxy, httpx.Client(base_url=proxy.url) as client:
+        proxy.get_status, proxy.get_body = 200, page
+        with pytest.raises(SourceNotUnderstood):
+            OrthancWatcher(client, acceptance).poll()

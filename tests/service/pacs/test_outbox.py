@@ -17,8 +17,10 @@ from service.db import pacs_queries, queries
 from service.db.session import Database, utc_now
 from service.db.tables import ClassifierRow, DeliveryRow, EventRow, JobRow
 from service.pacs.acceptance import Acceptance
+from service.pacs.destinations import DeliveryFailed, associated
 from service.pacs.identity import Sender, forget
 from service.pacs.outbox import MAX_ATTEMPTS, Outbox, UnknownDelivery, resend
+from service.pacs.report import Findings, read_source, structured_report
 from service.rules import Destination, Result, Rule, Rules
 from service.settings import Settings
 from tests.service.db.rows import add_audit
@@ -178,3 +180,26 @@ def test_without_a_rule_nothing_is_planned(acceptance: Acceptance) -> None:
     assert (job.rule, rows(acceptance.database)) == (None, [])
     with acceptance.database.read() as session:
         assert session.scalars(select(EventRow).where(EventRow.kind.like("result.%"))).all() == []
+
+
+def test_a_destination_without_a_usable_address_stops_no_other(opened: Database, settings: Settings) -> None:
+    unusable = Destination(name="archive", stow_url="http://127.0.0.1:port/studies")
+    rule = Rule(name="all", results=(Result(destination="archive"),))
+    acceptance = make_acceptance(opened, settings, Rules(rule=(rule,), destination=(unusable,)))
+    outbox = Outbox(opened, acceptance.storage, acceptance.rules, "TRIGGERSCOPE")
+    audited(acceptance, outbox)
+    drain(outbox)
+    assert [(row.state, row.error_code) for row in rows(opened)] == [("pending", "delivery_failed")]
+
+
+def test_an_association_that_has_ended_is_a_failed_delivery(archive: Archive) -> None:
+    destination = rules_for(archive.port).destination[0]
+    report = structured_report(read_source(film(1)), Findings("suspicious", 1.0, None, "Mass", None, "c", "a", "", ()))
+
+    def hang_up_and_send() -> None:
+        with associated(destination, "TRIGGERSCOPE", Comprehensive3DSRStorage) as association:
+            association.abort()
+            association.send_c_store(report)
+
+    with pytest.raises(DeliveryFailed):
+        hang_up_and_send()

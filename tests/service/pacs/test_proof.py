@@ -22,6 +22,7 @@ from service.pacs.destinations import close
 from service.pacs.dimse import Port, serving
 from service.pacs.outbox import MAX_ATTEMPTS, Outbox
 from service.pacs.peers import parse_peers
+from service.pacs.proof import LARGEST_ANSWER_BYTES
 from service.rules import Destination, Result, Rule, Rules
 from service.settings import Settings
 from tests.service.pacs.conftest import make_acceptance
@@ -139,7 +140,16 @@ def test_an_archive_that_never_reports_is_given_up(
     assert len(archive.stored) == MAX_ATTEMPTS
 
 
-@pytest.mark.parametrize("answer", [(404, b""), (200, b"not json"), (200, b'[{"00080018": {"Value": ["2.25.9"]}}]')])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (404, b""),
+        (200, b"not json"),
+        (200, b"[" * 100_000),
+        (200, b'[{"00080018": {"Value": ["2.25.9"]}}]'),
+        (200, b" " * (LARGEST_ANSWER_BYTES + 1)),
+    ],
+)
 def test_what_cannot_be_read_back_is_sent_again(
     opened: Database, settings: Settings, answer: tuple[int, bytes]
 ) -> None:
