@@ -110,7 +110,7 @@ OFFLINE: dict[str, str] = {
     "unusable_rules": "The rules file cannot be read, or says something that is not understood",
     "unusable_peers": "The list of DICOM peers cannot be read",
     "unusable_sources": "The list of watched sources cannot be read, or names none",
-    "source_not_understood": "A watched source does not answer as DICOMweb does",
+    "source_not_understood": "A watched source does not answer as DICOMweb or Orthanc does",
     "unusable_secret": "The file of a webhook's secret cannot be read, is not Base64 or too short",
     "delivery_failed": "The destination did not take the result",
     "not_proven": "The destination took the result, but then did not show that it has it",
