@@ -6,19 +6,26 @@ whole, shows only against a checkpoint that was signed before and kept elsewhere
 (see pruning.py) starts at the signed statement about it.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from service.audit.errors import TriggerscopeError
 from service.db import log_queries
-from service.db.chain import GENESIS, Event, Head, canonical, event_hash, record_hash, review_hash
+from service.db.chain import (
+    GENESIS,
+    Head,
+    StoredEvent,
+    canonical,
+    content_hash,
+    event_hash,
+    stored_record_hash,
+    stored_review_hash,
+)
 from service.db.log_queries import CARRIED
 from service.db.session import Database, utc_now
 from service.db.tables import CheckpointRow, EventRow
@@ -30,6 +37,12 @@ ACTIVATIONS = (
     "classifier.activated", "classifier.made_default", "classifier.retired", "classifier.default_cleared",
     "classifier.rolled_back", "policy.activated", "policy.rolled_back",
 )  # fmt: skip
+STANDING: dict[str, dict[str, Any]] = {  # events of accounts, keys and watched patches, and what their kind says
+    "account.created": {"disabled": False}, "account.changed": {},
+    "key.created": {"revoked": False}, "key.revoked": {"revoked": True},
+    "watch.added": {}, "watch.retired": {}, "watch.restored": {},
+}  # fmt: skip
+WORDS = {"account": "account", "key": "key", "watch": "watched patch"}
 LINE = ("writer", "sequence", "actor", "kind", "subject", "payload", "previous_hash", "hash")
 
 
@@ -70,6 +83,7 @@ class _Seen:
     checkpoints: Counter[str] = field(default_factory=Counter)  # how often each root was signed
     reviews: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
     activations: dict[str, list[tuple[str, str | None, str]]] = field(default_factory=dict)
+    standing: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = field(default_factory=dict)
 
 
 def sign_checkpoint(database: Database, signer: Signer, actor: str) -> dict[str, Any]:
@@ -126,13 +140,13 @@ def read_checkpoint(data: bytes) -> dict[str, Any]:
 
 
 def verify(database: Database, public_pem: str, kept: Sequence[dict[str, Any]] = ()) -> Report:
-    """Check every event, audit, review and activation; `kept` are checkpoints from outside the database."""
+    """Check every event, and the rows that events vouch for; `kept` are checkpoints from outside the database."""
     seen = _Seen(public_pem)
     for document in kept:
         _expect(document, seen)
     looks: dict[str, Callable[[Session, _Seen], None]] = {
         "prunings": _follow_prunings, "events": _walk, "checkpoints": _compare_checkpoints,
-        "audits": _compare_audits, "reviews": _compare_reviews, "activations": _compare_activations,
+        "audits": _compare_audits, "activations": _compare_activations, "accounts": _compare_standing,
     }  # fmt: skip
     with database.snapshot() as session:
         for row in log_queries.checkpoints(session):
@@ -188,31 +202,38 @@ def _walk(session: Session, seen: _Seen) -> None:
             seen.faults.append(Fault("pruning without its statement or event", place))
 
 
-def faults_of(row: Row[Any] | EventRow, head: Head) -> Iterator[Fault]:
+def faults_of(row: StoredEvent | EventRow, head: Head) -> Iterator[Fault]:
     """What is wrong with an event behind `head`."""
     place = f"{row.writer}/{row.sequence}"
     if row.sequence != head.sequence + 1:
         yield Fault("events are missing before this one", place)
     elif row.previous_hash != (head.hash if head.sequence else GENESIS):
         yield Fault("does not follow the one before", place)
-    event = Event(row.at, row.actor, row.kind, row.subject, row.payload)
-    if event_hash(row.writer, row.sequence, row.previous_hash, event) != row.hash:
+    if event_hash(row.writer, row.sequence, row.previous_hash, row) != row.hash:
         yield Fault("has been edited", place)
 
 
-def _note(row: Row[Any], seen: _Seen) -> None:
+def _note(row: StoredEvent, seen: _Seen) -> None:
     seen.count += 1
     kind, payload = row.kind.removeprefix(CARRIED), row.payload
-    at = str(payload["at"]) if row.kind.startswith(CARRIED) else moment(row)
     if kind.startswith("review.") and "review_sha256" in payload:
+        at = _happened(row)
         if row.subject not in seen.reviews or seen.reviews[row.subject][0] <= at:
             seen.reviews[row.subject] = (at, payload)
     elif kind in ACTIVATIONS:
-        seen.activations.setdefault(row.subject, []).append((at, payload.get("target"), payload.get("by", row.actor)))
+        step = (_happened(row), payload.get("target"), payload.get("by", row.actor))
+        seen.activations.setdefault(row.subject, []).append(step)
+    elif kind in STANDING:
+        of = (kind.partition(".")[0], row.subject)
+        seen.standing.setdefault(of, []).append((_happened(row), STANDING[kind] | payload))
     elif kind == "log.checkpoint":
         seen.checkpoints[row.subject] += 1
     elif kind == "log.pruned":
         seen.pruned[row.subject] = str(payload.get("statement_sha256"))
+
+
+def _happened(row: StoredEvent) -> str:
+    return str(row.payload["at"]) if row.kind.startswith(CARRIED) else moment(row)
 
 
 def _compare_checkpoints(session: Session, seen: _Seen) -> None:
@@ -227,24 +248,19 @@ def _compare_checkpoints(session: Session, seen: _Seen) -> None:
 
 
 def _compare_audits(session: Session, seen: _Seen) -> None:
-    for row in log_queries.audits(session):
+    for audit, review, payload in log_queries.audits(session):
         seen.audits += 1
-        if row.payload is None:
-            seen.faults.append(Fault("audit without its event", row.id))
-        elif row.payload.get("record_sha256") != record_hash(row):
-            seen.faults.append(Fault("audit has been edited", row.id))
-    for audit_id, is_there in log_queries.audits_that_events_name(session):
-        if not is_there:
-            seen.faults.append(Fault("audit has been removed", audit_id))
-
-
-def _compare_reviews(session: Session, seen: _Seen) -> None:
-    for row in log_queries.reviews(session):
-        _, latest = seen.reviews.get(row.audit_id, ("", row.payload or {}))
-        if row.id is None:
-            seen.faults.append(Fault("review has been removed", row.audit_id))
-        elif latest.get("review_sha256") != review_hash(row):
-            seen.faults.append(Fault("review has been edited", row.id))
+        audit_id = audit[0]
+        if payload is None:
+            seen.faults.append(Fault("audit without its event", audit_id))
+        elif payload.get("record_sha256") != stored_record_hash(audit):
+            seen.faults.append(Fault("audit has been edited", audit_id))
+        _, latest = seen.reviews.get(audit_id, ("", payload or {}))
+        if review[0] is None:
+            seen.faults.append(Fault("review has been removed", audit_id))
+        elif latest.get("review_sha256") != stored_review_hash(review):
+            seen.faults.append(Fault("review has been edited", audit_id))
+    seen.faults.extend(Fault("audit has been removed", audit_id) for audit_id in log_queries.audits_missing(session))
 
 
 def _compare_activations(session: Session, seen: _Seen) -> None:
@@ -261,8 +277,23 @@ def _compare_activations(session: Session, seen: _Seen) -> None:
             seen.faults.append(Fault("activation has been edited", slot))
 
 
-def content_hash(content: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical(content)).hexdigest()
+def _compare_standing(session: Session, seen: _Seen) -> None:
+    """Accounts, keys and watched patches stand as the events about each, taken in order, left them."""
+    told = {of: _left_by(steps) for of, steps in seen.standing.items()}
+    for kind, subject, stands in log_queries.standing(session):
+        said = told.pop((kind, subject), None)
+        if said is None:
+            seen.faults.append(Fault(f"{WORDS[kind]} without its event", subject))
+        elif stands != {name: said.get(name) for name in stands}:
+            seen.faults.append(Fault(f"{WORDS[kind]} has been edited", subject))
+    seen.faults.extend(Fault(f"{WORDS[kind]} has been removed", subject) for kind, subject in told)
+
+
+def _left_by(steps: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    left: dict[str, Any] = {}
+    for _, said in sorted(steps, key=lambda step: step[0]):
+        left |= said
+    return left
 
 
 def export(session: Session) -> Iterable[str]:
@@ -271,9 +302,9 @@ def export(session: Session) -> Iterable[str]:
         yield event_line(row)
 
 
-def event_line(row: EventRow | Row[Any]) -> str:
+def event_line(row: EventRow | StoredEvent) -> str:
     return canonical({name: getattr(row, name) for name in LINE} | {"at": moment(row)}).decode()
 
 
-def moment(row: EventRow | Row[Any]) -> str:
+def moment(row: EventRow | StoredEvent) -> str:
     return str(row.at.isoformat(timespec="microseconds"))

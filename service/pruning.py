@@ -16,7 +16,6 @@ from service.audit_log import (
     ACTIVATIONS,
     FORMAT,
     Fault,
-    content_hash,
     event_line,
     faults_of,
     moment,
@@ -25,7 +24,7 @@ from service.audit_log import (
     tree_root,
 )
 from service.db import log_queries
-from service.db.chain import Head
+from service.db.chain import Head, StoredEvent, content_hash
 from service.db.log_queries import CARRIED
 from service.db.session import Database, Unit, utc_now
 from service.db.tables import EventRow, PruningRow
@@ -38,6 +37,13 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "audit.completed": ("record_sha256", "review_sha256"),
     "log.checkpoint": (),
     "log.pruned": ("statement_sha256",),
+    "account.created": ("role",),
+    "account.changed": ("role", "disabled"),
+    "key.created": ("scopes",),
+    "key.revoked": (),
+    "watch.added": ("patch_sha256", "active"),
+    "watch.retired": ("patch_sha256", "active"),
+    "watch.restored": ("patch_sha256", "active"),
 }
 
 
@@ -132,7 +138,7 @@ def _end_of(row: PruningRow) -> Head:
     return Head(row.writer, row.last_sequence, row.document["content"]["last_hash"])
 
 
-def _carry(unit: Unit, rows: Sequence[Any], actor: str) -> None:
+def _carry(unit: Unit, rows: Sequence[StoredEvent], actor: str) -> None:
     """Record anew what living rows are checked against; of a review only where it stood last."""
     reviewed = (row for row in rows if _kind(row).startswith("review.") and "review_sha256" in row.payload)
     last_reviews = {row.subject: row for row in reviewed}
@@ -148,8 +154,8 @@ def _carry(unit: Unit, rows: Sequence[Any], actor: str) -> None:
             unit.record(f"{CARRIED}{kind}", row.subject, actor, at=at, by=by, **facts)
 
 
-def _kind(row: Any) -> str:
-    return str(row.kind).removeprefix(CARRIED)
+def _kind(row: StoredEvent) -> str:
+    return row.kind.removeprefix(CARRIED)
 
 
 def verify_archive(

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+from psycopg.types.json import Json
 from sqlalchemy import insert, select
 
 from service import accounts, logs
 from service.dashboard import desk
-from service.db.session import Database
-from service.db.tables import AuditRow, ClassifierRow, FilmRow, JobRow, ReviewRow
+from service.db.session import Database, Unit
+from service.db.tables import AuditRow, ClassifierRow, FilmRow, JobRow, ReviewRow, Tables
 from service.settings import Settings
 from tests.service.db.rows import START, sha
 from tests.service.db.test_review_queries import audit, film, job, review
@@ -51,7 +52,18 @@ def fill(database: Database, count: int) -> None:
         numbers = range(start, min(start + BATCH, count + 1))
         with database.write() as unit:
             for table, make in ((FilmRow, film), (JobRow, job), (AuditRow, audit), (ReviewRow, review)):
-                unit.session.execute(insert(table), [_varied(make(number), number) for number in numbers])
+                _insert(database, unit, table, [_varied(make(number), number) for number in numbers])
+
+
+def _insert(database: Database, unit: Unit, table: type[Tables], rows: list[dict[str, object]]) -> None:
+    if database.is_sqlite:
+        unit.session.execute(insert(table), rows)
+        return
+    connection = unit.session.connection().connection.driver_connection
+    statement = f"COPY {table.__tablename__} ({', '.join(rows[0])}) FROM STDIN"
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:  # type: ignore[union-attr]  # psycopg's own
+        for row in rows:
+            copy.write_row([Json(value) if isinstance(value, dict | list) else value for value in row.values()])
 
 
 def _varied(values: dict[str, object], number: int) -> dict[str, object]:

@@ -1,28 +1,41 @@
 """Statements about the log and the state of the service."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, delete, func, select, text
+from sqlalchemy import delete, func, select, text
 from sqlalchemy.orm import Session
 
-from service.db.chain import Head
-from service.db.tables import ActivationRow, AuditRow, CheckpointRow, EventRow, JobRow, PruningRow, ReviewRow
+from service.db.chain import Head, StoredEvent
+from service.db.tables import (
+    AccountRow,
+    ActivationRow,
+    ApiKeyRow,
+    AuditRow,
+    CheckpointRow,
+    EventRow,
+    JobRow,
+    PruningRow,
+    ReviewRow,
+    WatchRow,
+)
 
 BATCH = 1000
 CARRIED = "carried."  # a fact out of events that were pruned, recorded anew under the kind that it had
 COMPLETED = ("audit.completed", f"{CARRIED}audit.completed")
 
 
-def events(session: Session, writer: str | None = None, last_sequence: int | None = None) -> Iterator[Row[Any]]:
-    """Events as plain rows, chain by chain, in their order: all, or the first of one chain."""
+def events(session: Session, writer: str | None = None, last_sequence: int | None = None) -> Iterator[StoredEvent]:
+    """Events, chain by chain, in their order: all, or the first of one chain."""
     statement = select(*EventRow.__table__.columns).order_by(EventRow.writer, EventRow.sequence)
     if writer is not None:
         statement = statement.where(EventRow.writer == writer)
     if last_sequence is not None:
         statement = statement.where(EventRow.sequence <= last_sequence)
-    yield from session.execute(statement.execution_options(yield_per=BATCH))
+    for row in session.execute(statement.execution_options(yield_per=BATCH)):
+        yield StoredEvent._make(row)
 
 
 def heads(session: Session) -> list[Head]:
@@ -33,29 +46,33 @@ def heads(session: Session) -> list[Head]:
     return [Head(row.writer, row.sequence, row.hash) for row in rows]
 
 
-def audits(session: Session) -> Iterator[Row[Any]]:
-    """Every audit with the `payload` of the event that vouches for it, or None."""
-    columns = (*AuditRow.__table__.columns, EventRow.__table__.c.payload)
-    statement = select(*columns).select_from(AuditRow).outerjoin(EventRow, _vouches())
-    yield from session.execute(statement.execution_options(yield_per=BATCH))
+def audits(session: Session) -> Iterator[tuple[Sequence[Any], Sequence[Any], dict[str, Any] | None]]:
+    """Every audit's columns, its review's (nulls where there is none), and the payload of the event that vouches for
+    both, or None."""
+    audit_columns, review_columns = AuditRow.__table__.columns, ReviewRow.__table__.columns
+    vouches = (EventRow.subject == AuditRow.id) & EventRow.kind.in_(COMPLETED)
+    joined = select(*audit_columns, *review_columns, EventRow.__table__.c.payload).select_from(AuditRow)
+    joined = joined.outerjoin(ReviewRow, ReviewRow.id == AuditRow.id).outerjoin(EventRow, vouches)
+    split = len(audit_columns)
+    for row in session.execute(joined.execution_options(yield_per=BATCH)):
+        yield row[:split], row[split:-1], row[-1]
 
 
-def audits_that_events_name(session: Session) -> Iterator[tuple[str, bool]]:
-    """The audit of each completion, and whether it is there."""
-    statement = select(EventRow.subject, AuditRow.id).outerjoin(AuditRow, AuditRow.id == EventRow.subject)
-    for row in session.execute(statement.where(EventRow.kind.in_(COMPLETED)).execution_options(yield_per=BATCH)):
-        yield row[0], row[1] is not None
+def audits_missing(session: Session) -> Sequence[str]:
+    """Those that events name as completed, and that are not there."""
+    there = select(AuditRow.id).where(AuditRow.id == EventRow.subject).exists()
+    return session.scalars(select(EventRow.subject).where(EventRow.kind.in_(COMPLETED), ~there)).all()
 
 
-def reviews(session: Session) -> Iterator[Row[Any]]:
-    """Every audit's review (nulls where there is none) with `audit_id`, `verdict` and its completion's `payload`."""
-    columns = (*ReviewRow.__table__.columns, AuditRow.id.label("audit_id"), AuditRow.verdict, EventRow.payload)
-    joined = select(*columns).select_from(AuditRow).outerjoin(ReviewRow, ReviewRow.id == AuditRow.id)
-    yield from session.execute(joined.outerjoin(EventRow, _vouches()).execution_options(yield_per=BATCH))
-
-
-def _vouches() -> ColumnElement[bool]:
-    return (EventRow.subject == AuditRow.id) & EventRow.kind.in_(COMPLETED)
+def standing(session: Session) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Accounts, keys and watched patches: what kind of event tells of each, its subject there, and how it stands."""
+    for account in session.scalars(select(AccountRow)):
+        yield "account", account.name, {"role": account.role, "disabled": account.disabled_at is not None}
+    for key in session.scalars(select(ApiKeyRow)):
+        yield "key", key.name, {"scopes": key.scopes, "revoked": key.revoked_at is not None}
+    for entry in session.scalars(select(WatchRow)):
+        patch_sha256 = hashlib.sha256(entry.pixels).hexdigest()
+        yield "watch", entry.id, {"patch_sha256": patch_sha256, "active": entry.retired_at is None}
 
 
 def activations(session: Session) -> Iterator[tuple[str, str | None, str]]:

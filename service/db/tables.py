@@ -329,6 +329,7 @@ class ReviewRow(Tables):
         Index(None, "classifier_name", "priority", "received_at", "id"),
         Index(None, "source", "priority", "received_at", "id"),
         Index(None, "group_key", "state"),
+        Index(None, "group_key", "priority", "received_at", "id"),
         Index(None, "assignee", "state", "priority", "received_at", "id"),
     )
 

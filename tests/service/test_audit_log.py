@@ -1,5 +1,6 @@
 """Everything that can be done to the database behind the service's back, and that it is found."""
 
+import hashlib
 import json
 import shutil
 import sqlite3
@@ -10,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from service import audit_log, review
+from service import accounts, audit_log, keys, review
 from service.app import open_database
 from service.db.chain import record_hash, review_hash
 from service.db.session import Database, utc_now
-from service.db.tables import ActivationRow
+from service.db.tables import ActivationRow, WatchRow
 from service.review import open_review
 from service.settings import Settings
 from service.signing import Signer
@@ -60,6 +61,33 @@ def record_some(database: Database) -> None:
             hashes = {"record_sha256": record_hash(audit), "review_sha256": review_hash(opened)}
             unit.record("audit.completed", audit.id, "worker", **hashes)
     review.record(database, [f"{1:032x}"], review.Step("confirm", "", "ada"), readers=1)
+
+
+def staff(database: Database) -> None:
+    """Two accounts, one of them disabled; two keys, one of them revoked; one watched patch of the first audit."""
+    for name, role in (("ada", "administrator"), ("bob", "auditor")):
+        accounts.create(database, name, role, "correct horse battery staple", "test")
+    accounts.change(database, "bob", "account:ada", disabled=True)
+    for name in ("pacs", "old"):
+        keys.create(database, name, ["audits:write"], None, "account:ada")
+    keys.revoke(database, "old", "account:ada")
+    patch = bytes(4)
+    with database.write() as unit:
+        entry = WatchRow(
+            id="patch",
+            audit_id=f"{1:032x}",
+            group_key="group",
+            classifier_name="small",
+            preprocessing_sha256="",
+            label="Mass",
+            region={"x": 0, "y": 0, "width": 1, "height": 1},
+            pixels=patch,
+            sha256=hashlib.sha256(patch).hexdigest(),
+            added_at=utc_now(),
+            actor="account:ada",
+        )
+        unit.session.add(entry)
+        unit.record("watch.added", entry.id, entry.actor, audit=entry.audit_id, patch_sha256=entry.sha256, active=True)
 
 
 def behind_its_back(database: Database, statements: str) -> None:
@@ -122,7 +150,8 @@ TAMPERING = [
         for change in (
             "state = 'dismissed' WHERE id LIKE '%1'", "state = 'unflagged' WHERE id LIKE '%2'", "decided_by = 'eve'",
             "decided_at = '2026-01-01 00:00:00.000000'", "first_reader = 'eve'", "proposal = 'confirmed'",
-            "priority = 0", "source = 'x'", "group_key = 'x'", "received_at = '2020-01-01 00:00:00.000000'",
+            "assignee = 'eve'", "priority = 0", "source = 'x'", "group_key = 'x'",
+            "received_at = '2020-01-01 00:00:00.000000'",
         )
     ),
     ("DELETE FROM reviews WHERE id LIKE '%2'", "review has been removed"),
@@ -153,6 +182,45 @@ def test_each_way_of_tampering_is_found(recorded: Database, signer: Signer, stat
     audit_log.sign_checkpoint(recorded, signer, "test")
     behind_its_back(recorded, statements)
     assert fault in found(recorded, signer)
+
+
+@pytest.fixture(scope="module")
+def staffed_file(recorded_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = Path(shutil.copy(recorded_file, tmp_path_factory.mktemp("staffed")))
+    database = Database(f"sqlite:///{path}")
+    staff(database)
+    database.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("statements", "fault"),
+    [
+        ("UPDATE accounts SET role = 'administrator' WHERE name = 'bob'", "account has been edited"),
+        ("UPDATE accounts SET disabled_at = NULL", "account has been edited"),
+        ("DELETE FROM accounts WHERE name = 'bob'", "account has been removed"),
+        (
+            "INSERT INTO accounts SELECT 'eve', password_hash, role, created_at, NULL, NULL FROM accounts "
+            "WHERE name = 'ada'",
+            "account without its event",
+        ),
+        ("UPDATE api_keys SET scopes = '[\"admin\"]'", "key has been edited"),
+        ("UPDATE api_keys SET revoked_at = NULL", "key has been edited"),
+        ("DELETE FROM api_keys WHERE name = 'old'", "key has been removed"),
+        ("UPDATE api_keys SET name = 'x' WHERE name = 'old'", "key without its event"),
+        ("UPDATE watch_list SET pixels = x'01020304'", "watched patch has been edited"),
+        ("UPDATE watch_list SET retired_at = '2026-01-01 00:00:00.000000'", "watched patch has been edited"),
+        ("DELETE FROM watch_list", "watched patch has been removed"),
+    ],
+)
+def test_changes_of_accounts_keys_and_patches_are_found(
+    staffed_file: Path, tmp_path: Path, signer: Signer, statements: str, fault: str
+) -> None:
+    staffed = Database(f"sqlite:///{shutil.copy(staffed_file, tmp_path)}")
+    assert found(staffed, signer) == set()
+    behind_its_back(staffed, statements)
+    assert fault in found(staffed, signer)
+    staffed.close()
 
 
 def test_a_log_cut_off_at_its_end_shows_against_a_kept_checkpoint(recorded: Database, signer: Signer) -> None:

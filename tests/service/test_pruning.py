@@ -11,7 +11,7 @@ from service import audit_log, pruning
 from service.db import log_queries
 from service.db.session import Database, utc_now
 from service.signing import Signer
-from tests.service.test_audit_log import behind_its_back, record_some
+from tests.service.test_audit_log import behind_its_back, record_some, staff
 
 LONG_AGO = timedelta(days=400)
 
@@ -56,6 +56,19 @@ def test_what_remains_is_verified_and_what_went_is_proven(
     altered = [archived[0].replace('"actor":"ada"', '"actor":"eve"'), *archived[1:]]
     for lines in (altered, archived[1:], archived[:2] + archived[3:]):
         assert pruning.verify_archive(lines, database, signer.public_pem).faults
+
+
+def test_accounts_keys_and_patches_are_still_checked(
+    sqlite_database: Database, signer: Signer, a_year_later: datetime
+) -> None:
+    record_some(sqlite_database)
+    staff(sqlite_database)
+    pruning.prune(sqlite_database, signer, a_year_later, "test")
+    assert audit_log.verify(sqlite_database, signer.public_pem).faults == ()
+    changes = ("accounts SET role = 'auditor'", "api_keys SET revoked_at = NULL", "watch_list SET pixels = x'01'")
+    behind_its_back(sqlite_database, "; ".join(f"UPDATE {change}" for change in changes))
+    found = {fault.kind for fault in audit_log.verify(sqlite_database, signer.public_pem).faults}
+    assert found == {"account has been edited", "key has been edited", "watched patch has been edited"}
 
 
 @pytest.mark.parametrize(

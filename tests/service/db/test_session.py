@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 from sqlalchemy import func, select, text
 
-from service.db.chain import GENESIS, Event, event_hash
+from service.db.chain import GENESIS, Event, content_hash, event_hash
 from service.db.session import Database
 from service.db.tables import ClassifierRow, EventRow
 from tests.service.db.rows import add_classifier
@@ -32,7 +32,7 @@ def test_a_unit_that_raises_leaves_nothing(database: Database) -> None:
 def test_events_name_the_hash_of_the_one_before(database: Database) -> None:
     with database.write() as unit:
         unit.record("first", "a", "test", number=1)
-        unit.record("second", "b", "test", text="é")
+        unit.record("second", "b", 'te"st\\', text="é")
     with database.write() as unit:
         unit.record("third", "c", "test")
     rows = chain(database)
@@ -41,6 +41,9 @@ def test_events_name_the_hash_of_the_one_before(database: Database) -> None:
     for row in rows:  # what was read back hashes to what was written
         event = Event(row.at, row.actor, row.kind, row.subject, row.payload)
         assert event_hash(row.writer, row.sequence, row.previous_hash, event) == row.hash
+        names = ("writer", "sequence", "actor", "kind", "subject", "payload", "previous_hash")
+        content = {name: getattr(row, name) for name in names} | {"at": row.at.isoformat(timespec="microseconds")}
+        assert content_hash(content) == row.hash
 
 
 def test_threads_share_one_unbroken_chain(database: Database) -> None:
