@@ -210,10 +210,10 @@ def _chosen(held: Resources, ids: list[str], group: str) -> list[str]:
 
 
 def _tabs(session: Session) -> list[Tab]:
-    counts = {name: review_queries.count(session, Selection(name).filters) for name in TABS}
+    counts = review_queries.counts(session, [Selection(name).filters for name in TABS])
     return [
-        Tab(name, words, f"{COUNT_CAP}+" if counts[name] > COUNT_CAP else str(counts[name]))
-        for name, words in TABS.items()
+        Tab(name, words, f"{COUNT_CAP}+" if count > COUNT_CAP else str(count))
+        for (name, words), count in zip(TABS.items(), counts, strict=True)
     ]
 
 

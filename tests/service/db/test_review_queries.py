@@ -100,6 +100,7 @@ def test_neighbours_are_those_on_the_page(database: Database) -> None:
         DeskFilters(source="er", priority=0),
         DeskFilters(state="open", assignee="account:ada"),
         DeskFilters(state="open", assignee=NOBODY),
+        DeskFilters(group="none"),
     ],
 )
 @pytest.mark.parametrize("after", [None, DeskPosition(1, START + timedelta(seconds=9000), f"{9000:032x}")])
@@ -118,5 +119,17 @@ def test_a_page_is_read_from_an_index_without_sorting(
 
 def test_counting_stops_at_the_cap(seeded: Database) -> None:
     with seeded.read() as session:
-        assert review_queries.count(session, DeskFilters()) == review_queries.COUNT_CAP + 1
-        assert review_queries.count(session, DeskFilters(state="open", priority=2)) == SEEDED // 20
+        counts = review_queries.counts(session, [DeskFilters(), DeskFilters(state="open", priority=2)])
+    assert tuple(counts) == (review_queries.COUNT_CAP + 1, SEEDED // 20)
+
+
+def test_names_in_use_are_all_different_ones_in_order(database: Database) -> None:
+    with database.read() as session:
+        assert review_queries.names_in_use(session) == ([], [])
+    seed(database, 5)
+    with database.write() as unit:
+        for number, (classifier, source) in enumerate([("a", "ward"), ("small", "clinic"), ("a", "er")], 1):
+            row = unit.session.get_one(JobRow, f"{number:032x}")
+            row.classifier_name, row.source = classifier, source
+    with database.read() as session:
+        assert review_queries.names_in_use(session) == (["a", "small"], ["clinic", "er", "ward"])
