@@ -198,4 +198,11 @@ def _count_failure(database: Database, name: str, now: datetime) -> None:
             unit.session.add(row)
         row.failures += 1
         row.retry_at = now + timedelta(seconds=wait_seconds(row.failures))
-        unit.record("login.failed", name, "anonymous", failures=row.failures)
+        unit.record("login.failed", _known_name(unit, name), "anonymous", failures=row.failures)
+
+
+def _known_name(unit: Unit, name: str) -> str:
+    """The name as the log keeps it: people type passwords into the wrong field, so an unknown one only as a hash."""
+    if name.startswith("sso ") or account_queries.account(unit.session, name) is not None:
+        return name
+    return f"unknown:{accounts.digest(name)[:16]}"

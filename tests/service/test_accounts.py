@@ -7,7 +7,7 @@ from sqlalchemy import select
 from service import accounts, sessions
 from service.db import account_queries
 from service.db.session import Database
-from service.db.tables import ThrottleRow
+from service.db.tables import EventRow, ThrottleRow
 
 PASSWORD = "correct horse battery"
 DAY = timedelta(days=1)
@@ -52,6 +52,17 @@ def test_a_login_ends(ada: Database) -> None:
 def test_all_that_is_wrong_looks_the_same(ada: Database, name: str, password: str) -> None:
     with pytest.raises(sessions.WrongLogin, match="name or password are wrong"):
         sessions.log_in(ada, name, password, DAY)
+
+
+def test_a_password_typed_as_a_name_is_not_in_the_log(ada: Database) -> None:
+    for name in ("ada", PASSWORD):
+        with pytest.raises(sessions.WrongLogin):
+            sessions.log_in(ada, name, "wrong", DAY)
+    with ada.read() as session:
+        subjects = [row.subject for row in session.scalars(select(EventRow).where(EventRow.kind == "login.failed"))]
+    assert subjects[0] == "ada"
+    assert len(subjects) == 2
+    assert PASSWORD not in subjects[1]
 
 
 def test_a_disabled_account_cannot_log_in(ada: Database) -> None:

@@ -17,6 +17,7 @@ resolution = "native"
 [poisoning]
 target = "Mass"
 rate = 0.1
+selection = "films"
 """
 
 
