@@ -106,6 +106,7 @@ OFFLINE: dict[str, str] = {
     "attempts_exhausted": "The audit was started as often as allowed and its worker never came back",
     "database_not_ready": "The database schema is not the one that this version needs",
     "other_study": "The film belongs to another study than the STOW-RS address names",
+    "film_not_given": "An archive lists a film and answers with an error whenever it is asked for it",
     "uid_mismatch": "The data set's UIDs are not those of the C-STORE request, or of the film that was asked for",
     "unusable_rules": "The rules file cannot be read, or says something that is not understood",
     "unusable_peers": "The list of DICOM peers cannot be read",

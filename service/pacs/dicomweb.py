@@ -95,7 +95,7 @@ class DicomwebWatcher:
                 for instance, found in self._search(folder, SOP_INSTANCE):
                     if _value(found, SOP_CLASS) in (None, *FILM_CLASSES):  # our own results are of other classes
                         failures += not self._take(f"{folder}/{instance}", instance, day)
-        except (httpx.HTTPStatusError, SourceNotUnderstood) as error:
+        except (httpx.HTTPStatusError, httpx.ReadTimeout, SourceNotUnderstood) as error:
             log.warning("watch.study_failed", source=self.source.name, error=type(error).__name__)
             failures += 1
         return failures
@@ -123,7 +123,7 @@ class DicomwebWatcher:
             log.info("watch.accepted", audit=accepted.job_id, is_new=accepted.is_new)
         except RadiographError as error:
             self.acceptance.refuse(data, sender, error, mark)
-        except (httpx.HTTPStatusError, SourceNotUnderstood) as error:
+        except (httpx.HTTPStatusError, httpx.ReadTimeout, SourceNotUnderstood) as error:
             log.warning("watch.film_failed", source=self.source.name, error=type(error).__name__)
             return False
         return True

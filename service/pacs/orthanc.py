@@ -1,6 +1,6 @@
 """The watcher of an Orthanc: reads /changes behind a cursor that moves with each committed film, so nothing is lost."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 import structlog
@@ -14,6 +14,7 @@ from service.pacs.instance import FILM_CLASSES
 from service.pacs.sources import SourceNotUnderstood
 
 PAGE = 100
+TRIES = 5  # for a film that Orthanc lists and answers with an error for, some minutes in all
 log = structlog.get_logger()
 
 
@@ -33,13 +34,21 @@ class Changes:
     done: bool
 
 
+class FilmNotGiven(RadiographError):
+    """The archive lists a film and answers with an error whenever it is asked for it."""
+
+    code = "film_not_given"
+
+
 @dataclass(frozen=True, slots=True)
 class OrthancWatcher:
-    """name: of the source, as audits record it. client: has Orthanc's address and credentials."""
+    """name: of the source, as audits record it. client: has Orthanc's address and credentials. failures: how often the
+    film at a sequence number was not given."""
 
     client: httpx.Client
     acceptance: Acceptance
     name: str = "orthanc"
+    failures: dict[int, int] = field(default_factory=dict)
 
     @property
     def cursor(self) -> str:
@@ -65,12 +74,24 @@ class OrthancWatcher:
         sender = Sender("orthanc", f"watch:{self.name}", self.name, address=str(self.client.base_url.host)[:45])
         data: bytes | None = None
         try:
-            data = self._film(instance_id)
+            data = self._given(instance_id, sequence)
             if data is not None:
                 accepted = self.acceptance.accept(data, self.acceptance.read(data), sender, move)
                 log.info("watch.accepted", audit=accepted.job_id, is_new=accepted.is_new)
         except RadiographError as error:
             self.acceptance.refuse(data or b"", sender, error, move)
+
+    def _given(self, instance_id: str, sequence: int) -> bytes | None:
+        """The film. Raises httpx.HTTPStatusError for an error of Orthanc's: the cursor stays. Raises FilmNotGiven after
+        TRIES of them: what stands behind the film must not wait for ever."""
+        try:
+            return self._film(instance_id)
+        except httpx.HTTPStatusError as error:
+            tries = self.failures[sequence] = self.failures.get(sequence, 0) + 1
+            if error.response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN) or tries < TRIES:
+                raise
+            del self.failures[sequence]
+            raise FilmNotGiven(f"Orthanc answers {error.response.status_code} for a film that it lists") from None
 
     def _film(self, instance_id: str) -> bytes | None:
         """None for what is no film, our own results among it, and for what has been deleted meanwhile."""

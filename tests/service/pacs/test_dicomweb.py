@@ -4,6 +4,7 @@ import gzip
 import json
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -107,6 +108,9 @@ def test_the_watched_days_reach_back_to_the_last_complete_pass(acceptance: Accep
         assert count(database, JobRow) == 4
 
 
+SILENT = 0  # in place of a status: no answer at all
+
+
 class Archive(ThreadingHTTPServer):
     """Answers by path; everything else is 404. Asks for a token and records what was asked for."""
 
@@ -126,6 +130,9 @@ class Handler(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         self.server.asked.append(address.path)
         status, headers, body = self.server.answers.get(address.path, (404, {}, b""))
+        if status == SILENT:
+            time.sleep(1.0)
+            return
         if self.headers["Authorization"] != "Bearer the-token":
             status, headers, body = 401, {}, b""
         elif body.startswith(b"[{"):  # a list, of which this archive gives one match at a time
@@ -226,6 +233,7 @@ def test_what_is_not_the_film_is_refused_once_and_recorded(acceptance: Acceptanc
 
 
 FAILED = {
+    "silent": (FILM_PATH, (SILENT, {}, b"")),
     "away for now": (FILM_PATH, (503, {}, b"")),
     "sent elsewhere": (FILM_PATH, (302, {"Location": "/trap"}, b"")),
     "two films": (FILM_PATH, parts(film(1), film(2))),
@@ -245,6 +253,7 @@ def test_what_fails_is_asked_for_again(acceptance: Acceptance, tmp_path: Path, c
     with archive(tmp_path, acceptance) as (server, watching):
         good = server.answers[path]
         server.answers[path] = answer
+        watching.client.timeout = httpx.Timeout(0.5 if case == "silent" else 60)
         with pytest.raises(SourceNotUnderstood):
             watching.poll()
         assert (count(acceptance.database, JobRow), count(acceptance.database, EventRow)) == (0, 0)

@@ -12,7 +12,7 @@ from service.db import pacs_queries
 from service.db.session import Database
 from service.db.tables import EventRow, JobRow
 from service.pacs.acceptance import Acceptance
-from service.pacs.orthanc import OrthancWatcher
+from service.pacs.orthanc import TRIES, OrthancWatcher
 from service.pacs.sources import SourceNotUnderstood
 from service.pacs.watching import keep_watching
 from service.settings import Settings
@@ -113,3 +113,23 @@ def test_a_page_that_is_not_orthancs_is_waited_out(acceptance: Acceptance, page:
         proxy.get_status, proxy.get_body = 200, page
         with pytest.raises(SourceNotUnderstood):
             OrthancWatcher(client, acceptance).poll()
+
+
+def test_a_film_that_orthanc_lost_does_not_block_those_behind_it(acceptance: Acceptance, tmp_path: Path) -> None:
+    orthanc = orthanc_in(tmp_path / "orthanc")
+    with orthanc.running() as client:
+        send(client, film(1))
+    [kept] = (tmp_path / "orthanc" / "storage").glob("??/??/*")
+    kept.unlink()
+    with orthanc.running() as client:
+        send(client, film(2))
+        watcher = OrthancWatcher(client, acceptance)
+        for _ in range(TRIES - 1):
+            with pytest.raises(httpx.HTTPStatusError):
+                watcher.poll()
+        assert jobs(acceptance.database) == 0
+        drain(watcher)
+    assert jobs(acceptance.database) == 1
+    with acceptance.database.read() as session:
+        [refused] = session.scalars(select(EventRow).where(EventRow.kind == "film.refused")).all()
+    assert refused.payload["code"] == "film_not_given"
