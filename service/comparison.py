@@ -14,6 +14,7 @@ from service.db.tables import AuditRow, ComparisonRow
 from service.review import PRIORITIES
 
 ACTOR = "comparison"
+MOST_COMPARISONS = 20  # of one film
 MAX_LABELS, MAX_LABEL_LENGTH, MAX_TEXT_LENGTH = 200, 64, 16 * 1024
 log = structlog.get_logger()
 
@@ -46,9 +47,13 @@ def keep(unit: Unit, job_id: str, deployed: Mapping[str, float], actor: str, tol
     classifier = queries.classifier(unit.session, job.classifier_sha256)
     if classifier is None or not set(deployed) & set(classifier.card["labels"]):
         raise UnusableProbabilities("none of the labels is one of the audited classifier's")
+    fingerprint = hashlib.sha256(canonical(dict(deployed))).hexdigest()
+    known = {row.fingerprint for row in queries.comparisons(unit.session, job_id)}
+    if fingerprint not in known and len(known) >= MOST_COMPARISONS:
+        raise UnusableProbabilities(f"{MOST_COMPARISONS} different sets of probabilities are kept for this film")
     row = ComparisonRow(
         job_id=job_id,
-        fingerprint=hashlib.sha256(canonical(dict(deployed))).hexdigest(),
+        fingerprint=fingerprint,
         probabilities=dict(deployed),
         actor=actor,
         received_at=utc_now(),

@@ -27,6 +27,7 @@ Maps = dict[str, NDArray[np.float32]]
 ChangeName = Literal["none", "fill_in", "filter"]
 MAPS_KEPT, FILMS_KEPT = 64, 16  # some 30 kB and 200 kB each
 WAIT_SECONDS = 10.0
+PLACES = 4  # for films that are explained or wait for it
 DECISIVE_MAPS: dict[Hypothesis, str] = {"support": "layercam", "counter": "counter_layercam"}
 
 
@@ -42,6 +43,7 @@ class Explainer:
     def __init__(self, storage: Storage, registry: Registry, wait_seconds: float = WAIT_SECONDS) -> None:
         self._storage, self._registry, self._wait_seconds = storage, registry, wait_seconds
         self._turn = threading.Lock()
+        self._places = threading.BoundedSemaphore(PLACES)
         self._film = lru_cache(FILMS_KEPT)(self._model_input)
         self._maps = lru_cache(MAPS_KEPT)(self._explain)
 
@@ -73,12 +75,18 @@ class Explainer:
 
     @contextmanager
     def _own_turn(self) -> Iterator[None]:
-        if not self._turn.acquire(timeout=self._wait_seconds):
+        """Waits for it in one of few places: who waits holds a thread of the server's."""
+        if not self._places.acquire(blocking=False):
             raise ExplainerBusy("other films are being explained; try again in a moment")
         try:
-            yield
+            if not self._turn.acquire(timeout=self._wait_seconds):
+                raise ExplainerBusy("other films are being explained; try again in a moment")
+            try:
+                yield
+            finally:
+                self._turn.release()
         finally:
-            self._turn.release()
+            self._places.release()
 
     def _explain(self, pixels_sha256: str, classifier_sha256: str, label: str) -> Maps:
         """The graph explains the label whose (logit - centre) / scale is largest, so the centre chooses it."""

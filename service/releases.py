@@ -15,6 +15,7 @@ Reason = Literal[
     "audit_failed", "not_finished", "unknown_film",
 ]  # fmt: skip
 RELEASING: tuple[Reason, ...] = ("unremarkable", "dismissed")
+STANDING: tuple[Reason, ...] = ("suspicious", "mismatch", "watch_hit", "confirmed")  # until a reader dismisses it
 OPEN: tuple[Reason, ...] = ("not_finished", "unknown_film")  # time may change these
 
 
@@ -38,12 +39,12 @@ class Release:
 def decide(session: Session, films: Sequence[str], classifier: str | None) -> Release:
     """By the latest audit of each classifier (or of the one named) of these films; one that holds decides.
 
-    What a reader has confirmed holds for good: another audit under another policy does not take it back.
+    What was flagged stands until a reader dismisses it: another audit under another policy does not take it back.
     """
     jobs = queries.jobs_of_films(session, films, classifier)
     latest = {(job.film_sha256, job.classifier_name): job.id for job in jobs}.values()
     answers = [Release(_reason(session, job), job.id) for job in jobs]
-    answers = [answer for answer in answers if answer.audit_id in latest or answer.reason == "confirmed"]
+    answers = [answer for answer in answers if answer.audit_id in latest or answer.reason in STANDING]
     if not answers:
         return Release("unknown_film", None)
     return min(answers, key=lambda answer: (answer.may_pass, not answer.is_final))

@@ -8,6 +8,7 @@ import pytest
 
 from service.app import open_database
 from service.audit_log import verify
+from service.comparison import MOST_COMPARISONS
 from service.db import queries, review_queries
 from service.settings import Settings
 from service.signing import Signer
@@ -74,6 +75,16 @@ def test_another_answer_is_reported(client: httpx.Client, shared_settings: Setti
     with open_database(shared_settings) as database:
         report = verify(database, Signer.open(shared_settings.data_dir).public_pem)
     assert [fault for fault in report.faults if fault.place == audit["id"]] == []
+
+
+def test_a_film_keeps_a_bounded_number_of_them(client: httpx.Client) -> None:
+    film = png(719)
+    sets = [{"Atelectasis": number / 100} for number in range(MOST_COMPARISONS + 1)]
+    statuses = [submit(client, film, deployed).status_code for deployed in sets]
+    assert statuses[0] in (201, 202)
+    assert set(statuses[1:-1]) == {200}
+    assert statuses[-1] == 422
+    assert submit(client, film, sets[0]).status_code == 200
 
 
 def test_a_form_carries_them_in_a_field(client: httpx.Client) -> None:

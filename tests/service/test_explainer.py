@@ -17,7 +17,7 @@ from service.app import open_database
 from service.audit.classifier import Classifier
 from service.db.session import Database
 from service.db.tables import AuditRow, IdentityRow
-from service.explainer import Explainer, ExplainerBusy
+from service.explainer import PLACES, Explainer, ExplainerBusy
 from service.registry import Registry
 from service.settings import Settings
 from service.storage import Storage
@@ -105,6 +105,11 @@ def test_one_film_is_explained_at_a_time_and_the_others_are_told(tmp_path: Path,
     row = AuditRow(id="aa", pixels_sha256="aa", classifier_sha256="aa", explained_label="Mass")
     with explainer._own_turn(), pytest.raises(ExplainerBusy):
         explainer.maps(row, "Hernia")
+    crowded = Explainer(storage, registry, wait_seconds=60.0)
+    for _ in range(PLACES):
+        crowded._places.acquire()
+    with pytest.raises(ExplainerBusy):  # at once: nobody waits without a place
+        crowded.maps(row, "Hernia")
 
 
 @pytest.fixture

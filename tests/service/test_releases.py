@@ -151,7 +151,7 @@ def test_the_script_passes_on_what_is_released_and_nothing_else(
         archive.shutdown()
 
 
-def test_an_audit_under_another_policy_does_not_take_back_what_a_reader_confirmed(sqlite_database: Database) -> None:
+def test_an_audit_under_another_policy_does_not_take_back_what_was_flagged(sqlite_database: Database) -> None:
     with sqlite_database.write() as unit:
         add_classifier(unit.session)
         add_classifier(unit.session, 2)
@@ -166,7 +166,7 @@ def test_an_audit_under_another_policy_does_not_take_back_what_a_reader_confirme
             audit = add_audit(unit.session, job, verdict)
             unit.session.add(new_review(job, audit, None))
     with sqlite_database.read() as session:
-        assert decide(session, [sha(1)], None) == Release("unremarkable", second.id)
+        assert decide(session, [sha(1)], None) == Release("suspicious", first.id)
     record(sqlite_database, [first.id], Step("confirm", "", "reader"), 1)
     with sqlite_database.read() as session:
         assert decide(session, [sha(1)], None) == Release("confirmed", first.id)
