@@ -89,7 +89,7 @@ def forwarder(database: Database, folder: Path, **receivers: Take) -> Forwarder:
 def happen(database: Database, *subjects: str) -> None:
     with database.write() as unit:
         for subject in subjects:
-            unit.record("key.created", subject, "account:ada", scopes=["admin"])
+            unit.record("account.linked", subject, "account:ada", issuer="https://idp.example", subject_sha256="0")
 
 
 def lines(database: Database) -> list[str]:
