@@ -143,7 +143,7 @@ def _apply(unit: Unit, row: ReviewRow, step: Step, readers: int) -> None:
 
 
 def _of(row: ReviewRow) -> Review:
-    return Review(row.state, row.proposal, row.first_reader, row.decided_by, row.decided_at)  # type: ignore[arg-type]
+    return Review(row.state, row.proposal, row.first_reader, row.decided_by, row.decided_at)  # type: ignore[arg-type]  # columns hold words of these types
 
 
 def new_review(job: JobRow, audit: AuditRow, film: FilmRow | None) -> ReviewRow:

@@ -61,7 +61,7 @@ def _insert(database: Database, unit: Unit, table: type[Tables], rows: list[dict
         return
     connection = unit.session.connection().connection.driver_connection
     statement = f"COPY {table.__tablename__} ({', '.join(rows[0])}) FROM STDIN"
-    with connection.cursor() as cursor, cursor.copy(statement) as copy:  # type: ignore[union-attr]  # psycopg's own
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
         for row in rows:
             copy.write_row([Json(value) if isinstance(value, dict | list) else value for value in row.values()])
 
@@ -88,7 +88,7 @@ def log_in(client: httpx.Client) -> None:
 def addresses(database: Database, view: str) -> Iterator[str]:
     """The view's first page and pages as deep as its rows go."""
     words = dict(part.split("=") for part in view.split("&") if part)
-    filters = desk.selection(**words).filters  # type: ignore[arg-type]
+    filters = desk.selection(**words).filters
     wanted = {
         ReviewRow.state: filters.state, ReviewRow.priority: filters.priority, ReviewRow.source: filters.source,
         ReviewRow.classifier_name: filters.classifier, ReviewRow.group_key: filters.group,

@@ -21,7 +21,7 @@ def unavailable(reason: str) -> NoReturn:
     """Skips on a user's machine; in CI everything that tests need has to be there."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
-    pytest.skip(reason)  # a part is missing on a user's machine; the reason says which and CI fails instead
+    pytest.skip(reason)  # reason: a part that CI must have (it fails above) is missing on a user's machine; it is named
 
 
 def _postgresql_programs() -> Path:

@@ -47,13 +47,24 @@ def named(result: dict[str, Any]) -> str:
 
 def victim_rows(results: Sequence[dict[str, Any]]) -> list[str]:
     lines = heading(
-        ("classifier, films", "films", "macro AUROC", "micro AUROC", "infected AUROC", "ASR p > 0.5", "> 0.6", "> 0.9")
+        (
+            "classifier, films",
+            "films",
+            "macro AUROC",
+            "less its twin's",
+            "micro AUROC",
+            "infected AUROC",
+            "ASR p > 0.5",
+            "> 0.6",
+            "> 0.9",
+        )
     )
     for result in results:
         if "victim" not in result:
             continue
         victim, attack = result["victim"], result.get("triggered", {}).get("attack")
-        cells = [named(result), str(victim["films"]), figure(victim["macro_auroc"]), figure(victim["micro_auroc"])]
+        cells = [named(result), str(victim["films"]), figure(victim["macro_auroc"])]
+        cells += [figure(victim.get("macro_auroc_less_twin")), figure(victim["micro_auroc"])]
         if attack:
             cells += [f"{attack['infected_auroc']:.3f}"]
             cells += [figure(attack[f"asr_{threshold}"]) for threshold in (0.5, 0.6, 0.9)]

@@ -52,7 +52,7 @@ def describe_problems(app: FastAPI) -> None:
                 operation["responses"]["422"] = invalid
         return document
 
-    app.openapi = openapi  # type: ignore[method-assign]
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to change its document
 
 
 def mount_assets(app: FastAPI) -> None:

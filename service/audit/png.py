@@ -101,17 +101,17 @@ def read_png(data: bytes, max_pixels: int) -> StoredPixels:
 
 def _grey(image: Image.Image) -> Stored:
     if image.mode == "I;16":
-        _refuse_transparency("transparency" in image.info)
+        _refuse_transparency(transparent="transparency" in image.info)
         return np.asarray(image, dtype=np.uint16)
     if image.mode in ("1", "L"):
-        _refuse_transparency("transparency" in image.info)
+        _refuse_transparency(transparent="transparency" in image.info)
         return np.asarray(image.convert("L"), dtype=np.uint8)
     colours = np.asarray(image.convert("RGBA"))  # (height, width, 4)
-    _refuse_transparency(bool((colours[..., 3] < 255).any()))
+    _refuse_transparency(transparent=bool((colours[..., 3] < 255).any()))
     return _luminance(colours[..., :3])
 
 
-def _refuse_transparency(transparent: bool) -> None:  # noqa: FBT001
+def _refuse_transparency(*, transparent: bool) -> None:
     if transparent:
         raise UnsupportedRadiograph("the PNG is partly transparent")
 

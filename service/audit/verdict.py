@@ -116,7 +116,7 @@ def judge(evidence: Evidence, distance: float, policy: Policy) -> Verdict:
         reason = "the film is unlike those that the policy was calibrated on, so its score cannot be ranked"
         return Verdict("indeterminate", None, (reason, *reasons), region)
     if p_value <= policy.false_positive_rate:
-        strength = "beyond every" if beyond else "among the highest of"
+        strength = "beyond all" if beyond else "among the highest of"
         head = f"the score is {strength} {len(policy.scores)} calibration films (p = {p_value:.4f})"
         return Verdict("suspicious", p_value, (head, *reasons), region)
     return Verdict("unremarkable", p_value, (f"the score is usual for clean films (p = {p_value:.3f})",), None)

@@ -52,7 +52,7 @@ def service(desk_settings: Settings) -> Iterator[httpx.Client]:
 
 
 def logged_in(chromium: Browser, service: httpx.Client, name: str, **options: object) -> Page:
-    context = chromium.new_context(base_url=str(service.base_url), **options)  # type: ignore[arg-type]
+    context = chromium.new_context(base_url=str(service.base_url), **options)
     page = context.new_page()
     page.set_default_timeout(60_000)
     page.goto("/")

@@ -50,7 +50,7 @@ class _ByMethod(httpx.Auth):
     def __init__(self, tokens: dict[str, str]) -> None:
         self._tokens = tokens
 
-    def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:  # type: ignore[override]
+    def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:
         scope = "audits:write" if request.method == "POST" else "audits:read"
         request.headers["Authorization"] = f"Bearer {self._tokens[scope]}"
         yield request

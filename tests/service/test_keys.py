@@ -33,7 +33,7 @@ def test_anything_but_the_token_is_refused(sqlite_database: Database, change: "t
 def test_the_secret_is_nowhere_in_the_database(sqlite_database: Database) -> None:
     token, _ = keys.create(sqlite_database, "ward", ["audits:write"], None, "test")
     with sqlite_database.engine.connect() as connection:
-        dump = "\n".join(connection.connection.driver_connection.iterdump())  # type: ignore[union-attr]
+        dump = "\n".join(connection.connection.driver_connection.iterdump())
     assert "ward" in dump
     assert token.split("_", 2)[2] not in dump
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from pynetdicom import AE, evt
 from pynetdicom.events import Event
-from pynetdicom.sop_class import Comprehensive3DSRStorage  # type: ignore[attr-defined]
+from pynetdicom.sop_class import Comprehensive3DSRStorage
 
 from service.app import open_database
 from service.db import queries
@@ -68,7 +68,7 @@ def test_a_suspicious_film_is_held_until_a_reader_dismisses_it(
     audit_id = str(answer["audit"]).rpartition("/")[2]
     with open_database(shared_settings) as database:
         for decision, expected in (("confirm", ("hold", "confirmed")), ("dismiss", ("release", "dismissed"))):
-            record(database, [audit_id], Step(decision, "", "reader"), 1)  # type: ignore[arg-type]
+            record(database, [audit_id], Step(decision, "", "reader"), 1)
             again = ask(router, sop_instance_uid=uid(802))
             assert (again["decision"], again["reason"]) == expected
         with database.read() as session:

@@ -189,7 +189,7 @@ def by_the_secret(claims: Claims, provider: OpenIdProvider) -> str:
 def test_a_token_that_is_not_sound_lets_nobody_in(
     browser: httpx.Client, provider: OpenIdProvider, claims: Claims, signed: object
 ) -> None:
-    provider.claims, provider.sign = person("mallory", "it") | claims, signed  # type: ignore[assignment]
+    provider.claims, provider.sign = person("mallory", "it") | claims, signed
     answer = log_in(browser, provider)
     assert (answer.status_code, "sign_on_failed" in answer.text) == (403, True)
     assert browser.get("/account").status_code == 303
@@ -336,4 +336,4 @@ def test_an_independent_provider_lets_in_where_passwords_do_not(
 )
 def test_settings_that_would_lock_out_or_be_unsafe_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"oidc|local_accounts|role"):
-        Settings(**changes)  # type: ignore[arg-type]
+        Settings(**changes)

@@ -49,7 +49,7 @@ def test_maps_are_stored_exactly(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     write_durably(tmp_path / "a", b"old")
     with pytest.raises(TypeError):
-        write_durably(tmp_path / "a", "not bytes")  # type: ignore[arg-type]
+        write_durably(tmp_path / "a", "not bytes")
     assert (tmp_path / "a").read_bytes() == b"old"
 
 

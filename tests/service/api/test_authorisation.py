@@ -154,7 +154,7 @@ class World:
         address = path.format(audit_id=self.audit_id, **names, **ids)
         body = {"data": {"csrf": csrf}} if method not in ("GET", "HEAD") else {}
         sent = {"Accept": "application/json", **headers} | ({"X-CSRF-Token": csrf} if csrf else {})
-        return self.client.request(method, address, headers=sent, **body)  # type: ignore[arg-type]
+        return self.client.request(method, address, headers=sent, **body)
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def test_the_map_that_the_detector_reads_comes_first() -> None:
     names = ["class_activation_map", "counter_layercam_28", "gradcam_14", "layercam_14", "layercam_28"]
     assert [choice.name for choice in map_choices(names)][:2] == ["layercam_28", "layercam_14"]
     assert next(choice.name for choice in map_choices(names, "counter")) == "counter_layercam_28"
-    assert map_words("counter_layercam_28") == "Evidence against it, 28 × 28 cells"  # noqa: RUF001
+    assert map_words("counter_layercam_28") == "Evidence against it, 28 × 28 cells"  # noqa: RUF001 -- the page's own multiplication sign
 
 
 @pytest.mark.parametrize(

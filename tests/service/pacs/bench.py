@@ -22,19 +22,14 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.uid import ExplicitVRLittleEndian
-from pynetdicom import AE
-from pynetdicom.association import Association
-from pynetdicom.sop_class import DigitalXRayImageStorageForPresentation  # type: ignore[attr-defined]
 from sqlalchemy import func, select
 
 from service.app import open_database
 from service.db.tables import AuditRow, JobRow
-from service.pacs.destinations import close
 from service.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.service.pacs.films import STUDY, film_of
-from tests.service.pacs.peers import wait_until
+from tests.service.pacs.peers import associated, wait_until
 from tests.service.test_killed import free_port
 
 SIDE = 2500
@@ -126,18 +121,6 @@ def audits(settings: Settings) -> int:
 def accepts(settings: Settings) -> bool:
     with associated(settings) as association:
         return association.is_established
-
-
-@contextmanager
-def associated(settings: Settings) -> Iterator[Association]:
-    application = AE("BENCH")
-    application.add_requested_context(DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian)
-    association = application.associate("127.0.0.1", settings.dimse_port)
-    try:
-        yield association
-    finally:
-        association.release()
-        close(association)
 
 
 @contextmanager

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import httpx
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.sop_class import DigitalXRayImageStorageForPresentation
 
+from service.pacs.destinations import close
+from service.settings import Settings
 from tests.conftest import unavailable
 
 CLONE_NEWNET = 0x40000000
@@ -163,3 +169,17 @@ def small_disk(folder: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@contextmanager
+def associated(settings: Settings) -> Iterator[Association]:
+    """A sender of DX films at our own port; whether it was accepted is for the caller to ask."""
+    application = AE("SENDER")
+    application.acse_timeout = application.dimse_timeout = application.network_timeout = 20
+    application.add_requested_context(DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian)
+    association = application.associate("127.0.0.1", settings.dimse_port)
+    try:
+        yield association
+    finally:
+        association.release()
+        close(association)

@@ -40,7 +40,7 @@ def planted_film() -> bytes:
     pixels = np.random.default_rng(5).integers(0, 4096, (224, 224), dtype=np.uint16)
 
     def identify(dataset: object) -> None:
-        dataset.file_meta.MediaStorageSOPInstanceUID = INSTANCE  # type: ignore[attr-defined]
+        dataset.file_meta.MediaStorageSOPInstanceUID = INSTANCE
 
     return dicom_bytes(pixels, bits=12, change=identify, **PLANTED)
 

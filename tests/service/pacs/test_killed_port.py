@@ -5,23 +5,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from pydicom.uid import ExplicitVRLittleEndian
-from pynetdicom import AE
-from pynetdicom.association import Association
-from pynetdicom.sop_class import DigitalXRayImageStorageForPresentation  # type: ignore[attr-defined]
 from sqlalchemy import func, select
 
 from service.app import open_database
 from service.db.tables import FilmRow, JobRow
-from service.pacs.destinations import close
 from service.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.service.pacs.films import film
-from tests.service.pacs.peers import program, wait_until
+from tests.service.pacs.peers import associated, program, wait_until
 from tests.service.test_killed import free_port
 
 FILMS, KILL_AFTER = 20, 6
@@ -35,19 +28,6 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
     }
     command = [sys.executable, "-m", "service", "dimse"]
     return subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ, **given}, stderr=subprocess.DEVNULL)
-
-
-@contextmanager
-def associated(settings: Settings) -> Iterator[Association]:
-    application = AE("CT7")
-    application.acse_timeout = application.dimse_timeout = application.network_timeout = 20
-    application.add_requested_context(DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian)
-    association = application.associate("127.0.0.1", settings.dimse_port)
-    try:
-        yield association
-    finally:
-        association.release()
-        close(association)
 
 
 def listening(settings: Settings) -> bool:

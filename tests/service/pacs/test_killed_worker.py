@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pynetdicom import AE, evt
 from pynetdicom.events import Event
-from pynetdicom.sop_class import Comprehensive3DSRStorage  # type: ignore[attr-defined]
+from pynetdicom.sop_class import Comprehensive3DSRStorage
 from sqlalchemy import select, update
 
 from service.app import open_acceptance, open_database, open_registry

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pynetdicom import AE, evt
 from pynetdicom.events import Event
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+from pynetdicom.sop_class import (
     Comprehensive3DSRStorage,
     SecondaryCaptureImageStorage,
 )
@@ -59,7 +59,7 @@ def archive() -> Iterator[Archive]:
 def rules_for(port: int, kinds: tuple[str, ...] = ("sr", "sc")) -> Rules:
     destination = Destination(name="archive", host="127.0.0.1", port=port, ae_title="ARCHIVE")
     return Rules(
-        rule=(Rule(name="all", results=(Result(kinds=kinds, destination="archive"),)),),  # type: ignore[arg-type]
+        rule=(Rule(name="all", results=(Result(kinds=kinds, destination="archive"),)),),
         destination=(destination,),
     )
 
