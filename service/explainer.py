@@ -27,7 +27,7 @@ Maps = dict[str, NDArray[np.float32]]
 ChangeName = Literal["none", "fill_in", "filter"]
 MAPS_KEPT, FILMS_KEPT = 64, 16  # some 30 kB and 200 kB each
 WAIT_SECONDS = 10.0
-PLACES = 4  # for films that are explained or wait for it
+PLACES = 16  # for pictures that are made or wait for it: two pages ask for six each at once
 DECISIVE_MAPS: dict[Hypothesis, str] = {"support": "layercam", "counter": "counter_layercam"}
 
 

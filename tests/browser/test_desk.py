@@ -61,6 +61,12 @@ def test_from_the_upload_to_a_bundle_that_verifies(
     expect(ada.locator("h1")).to_contain_text("bottom right of the picture")
     expect(ada.locator("#canvas[data-map=layercam_28]")).to_be_visible()
     address = ada.url.partition("?")[0]
+    pictures = ada.locator("img[src*=counterfactual]")
+    expect(pictures).to_have_count(6)
+    for picture in pictures.all():
+        picture.scroll_into_view_if_needed()
+    ada.wait_for_function("[...document.images].every(picture => picture.complete)")
+    assert all(picture.evaluate("picture => picture.naturalWidth") > 0 for picture in pictures.all())
     _work_the_viewer(ada)
 
     ada.fill("#comment", "a white corner")

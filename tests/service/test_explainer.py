@@ -1,7 +1,9 @@
 """Maps of any label, and the causal tests' pictures, over HTTP from what is kept."""
 
 import io
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +142,18 @@ def test_reviewers_get_a_link_to_the_sites_viewer_while_the_film_is_known(
         with database.write() as unit:
             unit.session.execute(delete(IdentityRow))
         assert "viewer.example" not in client.get(address, headers=review).text
+
+
+def test_the_pictures_of_two_pages_wait_for_each_other(tmp_path: Path, sqlite_database: Database) -> None:
+    registry = Registry(sqlite_database, tmp_path, tmp_path / "classifiers", Classifier.from_bytes)
+    explainer = Explainer(Storage(tmp_path), registry)
+
+    def ask() -> bool:
+        with explainer._own_turn():
+            return True
+
+    with ThreadPoolExecutor(11) as readers:
+        with explainer._own_turn():
+            asked = [readers.submit(ask) for _ in range(11)]
+            time.sleep(0.5)  # all of them have come and wait
+        assert all(answer.result() for answer in asked)
