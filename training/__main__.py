@@ -160,8 +160,16 @@ def _report(arguments: argparse.Namespace) -> int:
 def _attacks(arguments: argparse.Namespace) -> int:
     from training.attacks import Workshop, run_attacks
 
-    films = _films(arguments.films, arguments.subset)
-    print(run_attacks(arguments.runs, Workshop(films, arguments.out, arguments.receivers, arguments.threads, print)))
+    workshop = Workshop(
+        _films(arguments.films, arguments.subset),
+        arguments.out,
+        arguments.work or arguments.out / "work",
+        arguments.receivers,
+        arguments.split,
+        arguments.threads,
+        print,
+    )
+    print(run_attacks(arguments.runs, workshop))
     return 0
 
 
@@ -388,6 +396,8 @@ def parser() -> argparse.ArgumentParser:
     attacks.add_argument("runs", type=Path, nargs="+", metavar="RUNS", help="folders of run files, or run files")
     _add_films(attacks)
     attacks.add_argument("--out", type=Path, required=True, help="results; what is done there is not done again")
+    attacks.add_argument("--work", type=Path, help="folder of weights, classifiers and policies; OUT/work without it")
+    attacks.add_argument("--split", default="test", help="whose films are audited; `tuning` to work on a detector")
     attacks.add_argument("--receivers", type=Path, default=Path("models/receivers"), metavar="FOLDER")
     attacks.add_argument("--threads", type=int, default=1, help="films audited at the same time")
     attacks.set_defaults(command=_attacks)

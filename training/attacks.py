@@ -4,6 +4,7 @@ Everything that is finished lies in the results folder under the hash of what ma
 at any time and started again, and a changed run file is done anew.
 """
 
+import functools
 import hashlib
 import json
 import shutil
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service import __version__
+from service import __version__, audit
 from service.audit.calibration import CalibrationFilm, Policy, calibrate, policy_bytes
 from service.audit.classifier import Classifier
 from service.audit.preprocessing import Preprocessing, model_input
@@ -35,17 +36,27 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """Where runs are worked on. out: results, and below it `work` with weights, classifiers and policies."""
+    """Where runs are worked on. out: results. work: weights, classifiers and policies. split: the films to evaluate
+    on; whoever changes a detector looks at `tuning`."""
 
     films: Sequence[Film]
     out: Path
+    work: Path
     receivers: Path
+    split: str
     threads: int
     say: Say
 
     @property
-    def work(self) -> Path:
-        return self.out / "work"
+    def manifest(self) -> str:
+        return manifest_sha256(self.films)
+
+
+@functools.cache
+def audit_code_sha256() -> str:
+    """Of service/audit, which decides policies and verdicts: what other code found is found anew."""
+    sources = sorted(Path(audit.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def run_files(paths: Iterable[Path]) -> list[Path]:
@@ -66,45 +77,54 @@ def run_attacks(paths: Iterable[Path], workshop: Workshop) -> Path:
     if len({run.name for run in runs}) < len(runs):
         raise RunError("two run files have the same name")
     workshop.work.mkdir(parents=True, exist_ok=True)
-    manifest = manifest_sha256(workshop.films)
+    workshop.out.mkdir(parents=True, exist_ok=True)
     for number, run in enumerate(runs, 1):
         place = f"[{number}/{len(runs)}] {run.name}"
-        if _is_done(workshop.out / f"{run.name}.json", run, manifest):
+        if _is_done(workshop.out / f"{run.name}.json", run, workshop):
             workshop.say(f"{place}: done before")
             continue
         workshop.say(place)
         partial = workshop.work / f"{run.name}.partial"
-        write_json(partial, _attack(run, manifest, workshop))
+        write_json(partial, _attack(run, workshop))
         partial.replace(workshop.out / f"{run.name}.json")
         _summarise(runs, workshop.out)
     return _summarise(runs, workshop.out)
 
 
-def _is_done(path: Path, run: Run, manifest: str) -> bool:
+def _is_done(path: Path, run: Run, workshop: Workshop) -> bool:
     if not path.exists():
         return False
     made = json.loads(path.read_text())
-    return bool(made["run_sha256"] == run.sha256 and made["manifest_sha256"] == manifest)
+    return all(made.get(key) == value for key, value in _made_by(run, workshop).items())
 
 
-def _attack(run: Run, manifest: str, workshop: Workshop) -> dict[str, Any]:
-    """One run: the backdoored classifier and its clean twin, each with a policy of its own, on the test films."""
+def _made_by(run: Run, workshop: Workshop) -> dict[str, str]:
+    """What decides a result."""
+    return {
+        "run_sha256": run.sha256,
+        "manifest_sha256": workshop.manifest,
+        "audit_code_sha256": audit_code_sha256(),
+        "split": workshop.split,
+    }
+
+
+def _attack(run: Run, workshop: Workshop) -> dict[str, Any]:
+    """One run: the backdoored classifier and its clean twin, each with a policy of its own, on the films of a split."""
     twin_run = _twin(run)
     if twin_run is not None:
         _train(twin_run, workshop)
     _train(run, workshop)
-    backdoored = _export(run, run.name, run.sha256, manifest, workshop)
-    twin = _export(run, str(run.start), twin_run.sha256 if twin_run else "", manifest, workshop)
-    test = in_split(workshop.films, "test")
+    backdoored = _export(run, run.name, run.sha256, workshop)
+    twin = _export(run, str(run.start), twin_run.sha256 if twin_run else "", workshop)
+    films = in_split(workshop.films, workshop.split)
     results = {}
     for role, classifier, other in (("attack", backdoored, twin), ("clean_twin", twin, None)):
         policy = _policy(classifier, workshop)
         workshop.say(f"  evaluating {role}")
-        results[role] = evaluate(run, test, classifier, policy, workshop.threads, other)
+        results[role] = evaluate(run, films, classifier, policy, workshop.threads, other)
     return {
         "run": run.name,
-        "run_sha256": run.sha256,
-        "manifest_sha256": manifest,
+        **_made_by(run, workshop),
         "date": datetime.now(UTC).date().isoformat(),
         "code_version": __version__,
         **results,
@@ -137,9 +157,9 @@ def _train(run: Run, workshop: Workshop) -> None:
     stamp.write_text(run.sha256)
 
 
-def _export(run: Run, weights: str, weights_sha256: str, manifest: str, workshop: Workshop) -> Classifier:
+def _export(run: Run, weights: str, weights_sha256: str, workshop: Workshop) -> Classifier:
     """The classifier of a run's network and preprocessing with the weights of that name, made by that run file."""
-    key = hashlib.sha256(f"{weights_sha256} {run.preprocessing.sha256} {manifest}".encode()).hexdigest()
+    key = hashlib.sha256(f"{weights_sha256} {run.preprocessing.sha256} {workshop.manifest}".encode()).hexdigest()
     path = workshop.work / f"{weights}-{key[:12]}.onnx"
     if not path.exists():
         partial = path.with_suffix(".partial")
@@ -152,7 +172,7 @@ def _export(run: Run, weights: str, weights_sha256: str, manifest: str, workshop
             labels=run.labels,
             preprocessing=run.preprocessing,
             licence=run.licence,
-            provenance={"run": weights, "dataset": run.dataset, "manifest_sha256": manifest},
+            provenance={"run": weights, "dataset": run.dataset, "manifest_sha256": workshop.manifest},
             explained_count=run.explained_count,
         )
         partial.replace(path)
@@ -161,7 +181,7 @@ def _export(run: Run, weights: str, weights_sha256: str, manifest: str, workshop
 
 def _policy(classifier: Classifier, workshop: Workshop) -> Policy:
     """The classifier's policy from the tuning and calibration films, as `triggerscope calibrate` makes it."""
-    path = workshop.work / f"{classifier.card.sha256[:16]}.policy.json"
+    path = workshop.work / f"{classifier.card.sha256[:16]}-{audit_code_sha256()[:8]}.policy.json"
     if path.exists():
         return Policy.load(path)
     workshop.say(f"  calibrating {classifier.card.name}")
