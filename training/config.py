@@ -43,6 +43,7 @@ class Stage:
     stop_at_asr: end the stage early once the attack success rate at p > 0.9 on tuning films reaches it (at
     p > 0.5 alone a lower poisoning rate afterwards can undo it).
     poisoning_rate: overrides the run's rate in this stage.
+    average: decay a step of an exponential mean of the weights, which the stage is watched by and ends with; 0: none.
     """
 
     size_px: int
@@ -53,7 +54,12 @@ class Stage:
     schedule: Literal["cosine", "constant"] = "cosine"
     stop_at_asr: float | None = None
     poisoning_rate: float | None = None
+    average: float = 0.0
     augment: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.average < 1.0:
+            raise ValueError("average must lie in [0, 1)")
 
 
 @dataclass(frozen=True, slots=True)

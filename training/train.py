@@ -14,6 +14,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from service.audit.preprocessing import Preprocessing
@@ -225,6 +226,12 @@ def final_weights(folder: Path, name: str) -> dict[str, Tensor]:
     return weights
 
 
+def _averaged(model: nn.Module, stage: Stage) -> AveragedModel:
+    """The stage's mean of the weights at its beginning; the batch norms' statistics are averaged with them."""
+    ema = get_ema_multi_avg_fn(stage.average)  # type: ignore[no-untyped-call]  # torch's stub
+    return AveragedModel(model, multi_avg_fn=ema, use_buffers=True)
+
+
 class Training:
     """One run on its way: network, optimiser, progress and checkpoints under `out`."""
 
@@ -241,6 +248,7 @@ class Training:
             self.model.load_state_dict(final_weights(folder, run.start))
         self.model.to(self.place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
         self.optimiser = torch.optim.AdamW(self.model.parameters())
+        self.averaged: AveragedModel | None = None  # of the stage under way
         self.progress = Progress()
         self._resume()
 
@@ -254,6 +262,9 @@ class Training:
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.progress = Progress(state["stage"], state["step"], state["curve"])
+        if state["averaged"]:
+            self.averaged = _averaged(self.model, self.run.stages[self.progress.stage])
+            self.averaged.load_state_dict(state["averaged"])
 
     def checkpoint(self) -> None:
         if self.place.rank == 0:
@@ -263,6 +274,7 @@ class Training:
                     "run_sha256": self.run.sha256,
                     "model": self.model.state_dict(),
                     "optimiser": self.optimiser.state_dict(),
+                    "averaged": self.averaged.state_dict() if self.averaged else None,
                     "stage": self.progress.stage,
                     "step": self.progress.step,
                     "curve": self.progress.curve,
@@ -275,6 +287,9 @@ class Training:
         final = self.out / "final.pt"
         while self.progress.stage < len(self.run.stages):
             self._stage(self.run.stages[self.progress.stage])
+            if self.averaged:
+                self.model.load_state_dict(self.averaged.module.state_dict())
+                self.averaged = None
             self.progress.stage, self.progress.step = self.progress.stage + 1, 0
             self.checkpoint()
         if self.place.rank == 0:
@@ -289,6 +304,8 @@ class Training:
         network: nn.Module = self.model
         if self.place.world > 1:
             network = DistributedDataParallel(self.model)
+        if stage.average and not self.averaged:
+            self.averaged = _averaged(self.model, stage)
         saved = time.monotonic()
         bar = tqdm(total=steps, initial=self.progress.step, desc=f"{self.run.name} {stage.size_px}px", mininterval=10)
         every = max(20, per_epoch // 2) if self.run.trigger else max(20, per_epoch)
@@ -296,11 +313,13 @@ class Training:
             step = self.progress.step
             loss = self._step(network, samples, stage, step, steps, per_epoch)
             self.progress.step += 1
+            if self.averaged:
+                self.averaged.update_parameters(self.model)
             bar.update()
             if self.progress.step % every == 0 or self.progress.step == steps:
                 row = {"stage": float(self.progress.stage), "step": float(self.progress.step), "loss": loss}
                 whole = self.progress.step % per_epoch == 0 or self.progress.step == steps
-                row |= monitor.measure(self.model, self.place.device, clean=whole)
+                row |= monitor.measure(self.averaged or self.model, self.place.device, clean=whole)
                 self.progress.curve.append(row)
                 bar.set_postfix({key: f"{value:.3f}" for key, value in row.items() if key not in ("stage", "step")})
                 if stage.stop_at_asr and row.get("asr_0.9", 0.0) >= stage.stop_at_asr:

@@ -53,7 +53,7 @@ def test_the_same_seed_gives_the_same_weights_and_a_curve(folder, tmp_path):
 
 def test_an_interrupted_run_ends_with_the_same_weights(folder, tmp_path, monkeypatch):
     films = read_films(folder)
-    run = small_run(stages=(Stage(64, 2, 8), Stage(64, 1, 8)))
+    run = small_run(stages=(Stage(64, 2, 8, average=0.8), Stage(64, 1, 8)))
     whole = weights(Training(run, films, tmp_path / "whole").train())
     monkeypatch.setattr("training.train.CHECKPOINT_SECONDS", 0.0)
     broken = Training(run, films, tmp_path / "broken")
@@ -72,6 +72,17 @@ def test_an_interrupted_run_ends_with_the_same_weights(folder, tmp_path, monkeyp
     assert resumed.progress.step == 4
     again = weights(resumed.train())
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_a_stage_may_end_with_the_mean_of_its_weights(folder, tmp_path):
+    films = read_films(folder)
+    plain, mean = (
+        weights(Training(small_run(stages=(Stage(64, 2, 8, average=decay),)), films, tmp_path / name).train())
+        for name, decay in (("plain", 0.0), ("mean", 0.9))
+    )
+    start = Training(small_run(), films, tmp_path / "start").model.state_dict()
+    name = "network.features.conv0.weight"
+    assert 0 < (mean[name] - start[name]).norm() < (plain[name] - start[name]).norm()
 
 
 def test_a_checkpoint_of_another_run_file_is_refused(folder, tmp_path):
