@@ -167,6 +167,8 @@ def _attacks(arguments: argparse.Namespace) -> int:
         arguments.receivers,
         arguments.split,
         arguments.threads,
+        arguments.families,
+        arguments.costly,
         print,
     )
     print(run_attacks(arguments.runs, workshop))
@@ -397,6 +399,11 @@ def parser() -> argparse.ArgumentParser:
     _add_films(attacks)
     attacks.add_argument("--out", type=Path, required=True, help="results; what is done there is not done again")
     attacks.add_argument("--work", type=Path, help="folder of weights, classifiers and policies; OUT/work without it")
+    attacks.add_argument(
+        "--families", nargs="*", choices=FAMILIES, default=(), metavar="FAMILY",
+        help="detectors to compare on each run; none without it",
+    )  # fmt: skip
+    attacks.add_argument("--costly", type=int, default=100, help="films of each set that costly detectors read")
     attacks.add_argument("--split", default="test", help="whose films are audited; `tuning` to work on a detector")
     attacks.add_argument("--receivers", type=Path, default=Path("models/receivers"), metavar="FOLDER")
     attacks.add_argument("--threads", type=int, default=1, help="films audited at the same time")

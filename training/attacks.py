@@ -1,4 +1,4 @@
-"""`triggerscope-train attacks`: trains, exports, calibrates and evaluates a folder of runs, each beside its clean twin.
+"""`triggerscope-train attacks`: trains, exports, calibrates, evaluates and compares a folder of runs with their twins.
 
 Everything that is finished lies in the results folder under the hash of what made it, so that the command may be killed
 at any time and started again, and a changed run file is done anew.
@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ from service.audit.calibration import CalibrationFilm, Policy, calibrate, policy
 from service.audit.classifier import Classifier
 from service.audit.preprocessing import Preprocessing, model_input
 from service.audit.radiograph import Limits, decode
+from training.compare import SHIPPED, Sampling, compare
 from training.config import Run, RunError, read_run
 from training.data import Film, in_split, manifest_sha256, model_inputs
 from training.densenet import build
-from training.evaluate import evaluate, write_json
+from training.evaluate import CleanFilms, evaluate, write_json
 from training.export import export
+from training.gallery import gallery
 from training.train import SHIPPED_WEIGHTS, StaleCheckpoint, Training, final_weights
 
 FloatArray = NDArray[np.float32]
@@ -36,8 +38,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """Where runs are worked on. out: results. work: weights, classifiers and policies. split: the films to evaluate
-    on; whoever changes a detector looks at `tuning`."""
+    """Where runs are worked on. out: results. work: weights, classifiers, policies and readings. split: the films to
+    evaluate on; whoever changes a detector looks at `tuning`. families: detectors to compare, none for no comparison.
+    costly: films of each set that costly detectors read."""
 
     films: Sequence[Film]
     out: Path
@@ -45,7 +48,10 @@ class Workshop:
     receivers: Path
     split: str
     threads: int
+    families: Sequence[str]
+    costly: int
     say: Say
+    twins: dict[str, CleanFilms] = field(default_factory=dict)  # what was found on clean films, by classifier's hash
 
     @property
     def manifest(self) -> str:
@@ -80,15 +86,27 @@ def run_attacks(paths: Iterable[Path], workshop: Workshop) -> Path:
     workshop.out.mkdir(parents=True, exist_ok=True)
     for number, run in enumerate(runs, 1):
         place = f"[{number}/{len(runs)}] {run.name}"
-        if _is_done(workshop.out / f"{run.name}.json", run, workshop):
+        if all(_is_done(path, run, workshop) for path in _results(run, workshop)):
             workshop.say(f"{place}: done before")
             continue
         workshop.say(place)
-        partial = workshop.work / f"{run.name}.partial"
-        write_json(partial, _attack(run, workshop))
-        partial.replace(workshop.out / f"{run.name}.json")
+        pair = _pair(run, workshop)
+        for path, measure in _results(run, workshop).items():
+            if not _is_done(path, run, workshop):
+                partial = workshop.work / f"{path.stem}.partial"
+                write_json(partial, measure(run, pair, workshop) | _made_by(run, workshop))
+                partial.replace(path)
         _summarise(runs, workshop.out)
     return _summarise(runs, workshop.out)
+
+
+def _results(run: Run, workshop: Workshop) -> dict[Path, Callable[[Run, "Pair", Workshop], dict[str, Any]]]:
+    """The files that a run leaves, and what fills them."""
+    results: dict[Path, Callable[[Run, Pair, Workshop], dict[str, Any]]]
+    results = {workshop.out / f"{run.name}.json": _evaluated}
+    if workshop.families:
+        results[workshop.out / f"{run.name}.comparison.json"] = _compared
+    return results
 
 
 def _is_done(path: Path, run: Run, workshop: Workshop) -> bool:
@@ -108,27 +126,60 @@ def _made_by(run: Run, workshop: Workshop) -> dict[str, str]:
     }
 
 
-def _attack(run: Run, workshop: Workshop) -> dict[str, Any]:
-    """One run: the backdoored classifier and its clean twin, each with a policy of its own, on the films of a split."""
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The backdoored classifier and its clean twin, each with a policy of its own."""
+
+    backdoored: Classifier
+    policy: Policy
+    twin: Classifier
+    twin_policy: Policy
+
+
+def _pair(run: Run, workshop: Workshop) -> Pair:
     twin_run = _twin(run)
     if twin_run is not None:
         _train(twin_run, workshop)
     _train(run, workshop)
     backdoored = _export(run, run.name, run.sha256, workshop)
     twin = _export(run, str(run.start), twin_run.sha256 if twin_run else "", workshop)
+    return Pair(backdoored, _policy(backdoored, workshop), twin, _policy(twin, workshop))
+
+
+def _evaluated(run: Run, pair: Pair, workshop: Workshop) -> dict[str, Any]:
+    """Both classifiers on the films of the split, with the same triggers."""
     films = in_split(workshop.films, workshop.split)
-    results = {}
-    for role, classifier, other in (("attack", backdoored, twin), ("clean_twin", twin, None)):
-        policy = _policy(classifier, workshop)
-        workshop.say(f"  evaluating {role}")
-        results[role] = evaluate(run, films, classifier, policy, workshop.threads, other)
+    workshop.say("  evaluating the attack and its clean twin")
+    known, twin = workshop.twins, pair.twin.card.sha256
+    if twin not in known:
+        known[twin] = CleanFilms.audited(films, pair.twin, pair.twin_policy, workshop.threads)
     return {
         "run": run.name,
-        **_made_by(run, workshop),
         "date": datetime.now(UTC).date().isoformat(),
         "code_version": __version__,
-        **results,
+        "attack": evaluate(run, films, pair.backdoored, pair.policy, workshop.threads, pair.twin),
+        "clean_twin": evaluate(run, films, pair.twin, pair.twin_policy, workshop.threads, clean=known[twin]),
     }
+
+
+def _compared(run: Run, pair: Pair, workshop: Workshop) -> dict[str, Any]:
+    """Every detector of the families on the backdoored classifier; pictures, which hold films, stay in the work."""
+    workshop.say("  comparing detectors")
+    result, sets, attacked = compare(
+        run,
+        workshop.films,
+        pair.backdoored,
+        pair.policy,
+        split=workshop.split,
+        sampling=Sampling(costly=workshop.costly),
+        cache=workshop.work / "readings",
+        families=workshop.families,
+        threads=workshop.threads,
+    )
+    if SHIPPED in workshop.families:
+        pictures = gallery(sets, workshop.split, attacked, pair.backdoored, pair.policy)
+        write_json(workshop.work / f"{run.name}.gallery.json", pictures)
+    return {"title": run.name, "date": datetime.now(UTC).date().isoformat(), **result}
 
 
 def _twin(run: Run) -> Run | None:

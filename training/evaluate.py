@@ -81,6 +81,21 @@ def audit_all(
         return list(tqdm(rows, total=len(inputs), desc=words, mininterval=5))
 
 
+@dataclass(frozen=True, slots=True)
+class CleanFilms:
+    """What a classifier and its policy say of a split as it is. inputs: (N, 1, S, S). logits: (N, C)."""
+
+    inputs: FloatArray
+    logits: FloatArray
+    rows: list[Audited]
+
+    @classmethod
+    def audited(cls, films: Sequence[Film], classifier: Classifier, policy: Policy, threads: int) -> "CleanFilms":
+        inputs = model_inputs(films, classifier.card.preprocessing)
+        rows = audit_all(inputs, classifier, policy, "clean films", threads)
+        return cls(inputs, all_logits(inputs, classifier), rows)
+
+
 def all_logits(inputs: FloatArray, classifier: Classifier) -> FloatArray:
     """(N, C)."""
     return np.concatenate([classifier.logits(film[None]) for film in inputs])
@@ -257,30 +272,28 @@ def evaluate(
     policy: Policy,
     threads: int = 1,
     twin: Classifier | None = None,
+    clean: CleanFilms | None = None,
 ) -> dict[str, Any]:
     """All tables of one classifier on the films of one split. The run's trigger, if it has one, is stamped.
 
     For a clean twin pass the backdoored run: its trigger is then shown to the clean classifier. twin: the classifier
-    that this one's macro AUROC is compared with, film by film.
+    that this one's macro AUROC is compared with, film by film. clean: these films without a trigger, if audited before.
     """
-    preprocessing = classifier.card.preprocessing
     policy.check(classifier.card)
     labels, groups = label_matrix(films, classifier.card.labels), patients(films)
-    inputs = model_inputs(films, preprocessing)
-    logits = all_logits(inputs, classifier)
-    clean = audit_all(inputs, classifier, policy, "clean films", threads)
+    clean = clean or CleanFilms.audited(films, classifier, policy, threads)
     result: dict[str, Any] = {
         "run": run.name,
         "classifier": {"name": classifier.card.name, "sha256": classifier.card.sha256},
         "policy": {"name": policy.name, "sha256": policy.sha256},
-        "victim": victim_table(logits, labels, classifier.card.labels, groups),
-        "clean": clean_table(clean, films, policy) | {"films": film_rows(clean, groups)},
+        "victim": victim_table(clean.logits, labels, classifier.card.labels, groups),
+        "clean": clean_table(clean.rows, films, policy) | {"films": film_rows(clean.rows, groups)},
     }
     if twin:
-        difference = paired_difference(logits, all_logits(inputs, twin), labels, groups)
+        difference = paired_difference(clean.logits, all_logits(clean.inputs, twin), labels, groups)
         result["victim"]["macro_auroc_less_twin"] = asdict(difference)
     if run.trigger and run.poisoning:
-        result["triggered"] = _triggered(run, films, labels, clean, classifier, policy, threads)
+        result["triggered"] = _triggered(run, films, labels, clean.rows, classifier, policy, threads)
     return result
 
 

@@ -50,6 +50,7 @@ def test_a_folder_of_runs_is_done_once_and_goes_on_where_it_was_cut_off(folder, 
     (runs / "bases" / "small.toml").write_text(BASE)
     (runs / "white8.toml").write_text('base = "bases/small.toml"\nname = "white8"\n')
     command = ["attacks", str(runs), "--films", str(folder), "--out", str(out)]
+    command += ["--families", "shipped", "prediction"]
 
     assert main(command) == 0
     result = json.loads((out / "white8.json").read_text())
@@ -58,6 +59,12 @@ def test_a_folder_of_runs_is_done_once_and_goes_on_where_it_was_cut_off(folder, 
     assert result["attack"]["triggered"]["attack"]["films"] == result["clean_twin"]["triggered"]["attack"]["films"]
     assert -1 <= result["attack"]["victim"]["macro_auroc_less_twin"]["value"] <= 1
     assert "| white8 |" in (out / "summary.md").read_text()
+    compared = json.loads((out / "white8.comparison.json").read_text())
+    assert {"shipped", "maximum_probability"} <= set(compared["detectors"])
+    page = tmp_path / "page.html"
+    pictures = out / "work" / "white8.gallery.json"
+    assert main(["report", str(out / "white8.comparison.json"), "--gallery", str(pictures), "--out", str(page)]) == 0
+    assert "white8" in page.read_text()
 
     capsys.readouterr()
     assert main(command) == 0
