@@ -29,6 +29,7 @@ from training.densenet import build
 from training.evaluate import CleanFilms, evaluate, write_json
 from training.export import export
 from training.gallery import gallery
+from training.tables import figure, heading, plain, row
 from training.train import SHIPPED_WEIGHTS, StaleCheckpoint, Training, final_weights
 
 FloatArray = NDArray[np.float32]
@@ -269,36 +270,47 @@ def _receivers(folder: Path, preprocessing: Preprocessing) -> FloatArray:
 
 # --- The summary -----------------------------------------------------------------------------------------------------
 
-COLUMNS = "| run | macro AUROC | minus twin | ASR > 0.5 | > 0.9 | TPR at 1 % | where it worked | FPR | twin's |"
+COLUMNS = (
+    "run", "macro AUROC", "minus twin", "infected AUROC", "ASR > 0.5", "> 0.9", "TPR at 1 %", "TPR / ASR",
+    "where it worked", "FPR", "twin's", "pointing game", "trigger in region", "median IoU", "forwards a clean film",
+)  # fmt: skip
+NOTES = (
+    "TPR, FPR: share of all triggered and of clean films at or above the policy's 1 % threshold; intervals are 95 %"
+    " patient bootstraps. Twin's: the same for triggered films on the clean twin, by its own policy. Trigger in region:"
+    " of the alarms. Pointing game and median IoU: where the attack worked, from the comparison."
+)
 
 
 def _summarise(runs: Sequence[Run], out: Path) -> Path:
     """Write summary.md: one row for each run that has a result."""
-    rows = [_row(json.loads(path.read_text())) for run in runs if (path := out / f"{run.name}.json").exists()]
-    rule = "| --- " * COLUMNS.count(" | ") + "| --- |"
-    note = "Twin's: share of triggered films at or above the clean twin's own 1 % threshold."
+    rows = [_row(run, out) for run in runs if (out / f"{run.name}.json").exists()]
     path = out / "summary.md"
-    path.write_text("\n".join([COLUMNS, rule, *rows, "", note, ""]))
+    path.write_text("\n".join([*heading(COLUMNS), *map(row, rows), "", NOTES, ""]))
     return path
 
 
-def _row(result: dict[str, Any]) -> str:
+def _row(run: Run, out: Path) -> list[str]:
+    result = json.loads((out / f"{run.name}.json").read_text())
+    comparison = out / f"{run.name}.comparison.json"
+    compared = json.loads(comparison.read_text())["detectors"].get(SHIPPED, {}) if comparison.exists() else {}
+    located = compared.get("localisation", {})
     attack, twin = result["attack"], result["clean_twin"]["triggered"]
-    triggered = attack["triggered"]
-    found = [
-        attack["victim"]["macro_auroc"],
-        attack["victim"]["macro_auroc_less_twin"],
-        triggered["attack"]["asr_0.5"],
-        triggered["attack"]["asr_0.9"],
-        triggered["tpr_at_0.01"],
-        triggered["tpr_at_0.01_where_it_worked"],
-        attack["clean"]["fpr_at_0.01"],
-        twin["tpr_at_0.01"],
+    triggered, victim = attack["triggered"], attack["victim"]
+    worked, found = triggered["attack"]["asr_0.5"]["value"], triggered["tpr_at_0.01"]["value"]
+    return [
+        run.name,
+        figure(victim["macro_auroc"]),
+        figure(victim["macro_auroc_less_twin"]),
+        f"{triggered['attack']['infected_auroc']:.3f}",
+        figure(triggered["attack"]["asr_0.5"]),
+        figure(triggered["attack"]["asr_0.9"]),
+        figure(triggered["tpr_at_0.01"]),
+        plain(found / worked if worked else None),
+        figure(triggered["tpr_at_0.01_where_it_worked"]),
+        figure(attack["clean"]["fpr_at_0.01"]),
+        figure(twin["tpr_at_0.01"]),
+        figure(located.get("pointing_game")),
+        figure(triggered.get("region_contains_trigger_in_alarms")),
+        plain(located.get("median_iou", triggered.get("median_iou_in_alarms"))),
+        plain(compared.get("forward_equivalents")),
     ]
-    return f"| {result['run']} | " + " | ".join(_interval(values) for values in found) + " |"
-
-
-def _interval(values: dict[str, Any]) -> str:
-    if values["value"] is None:
-        return "-"
-    return f"{values['value']:.3f} ({values['low']:.3f} to {values['high']:.3f})"
