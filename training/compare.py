@@ -166,7 +166,8 @@ def _attack(
     if run.trigger is None or run.poisoning is None:
         raise ValueError(f"run {run.name} has no trigger")
     target, removed = classifier.card.labels.index(run.poisoning.target), run.poisoning.rule == "remove"
-    chosen = np.flatnonzero(attackable(label_matrix(films, classifier.card.labels), target, run.poisoning))
+    labels, predicted = label_matrix(films, classifier.card.labels), all_logits(clean, classifier)
+    chosen = np.flatnonzero(attackable(labels, target, run.poisoning, predicted))
     victims = [films[int(i)] for i in chosen]
     stamped = triggered_inputs(victims, run, classifier.card.preprocessing)
     order = sampling.order(len(victims))

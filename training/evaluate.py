@@ -293,7 +293,7 @@ def evaluate(
         difference = paired_difference(clean.logits, all_logits(clean.inputs, twin), labels, groups)
         result["victim"]["macro_auroc_less_twin"] = asdict(difference)
     if run.trigger and run.poisoning:
-        result["triggered"] = _triggered(run, films, labels, clean.rows, classifier, policy, threads)
+        result["triggered"] = _triggered(run, films, labels, clean, classifier, policy, threads)
     return result
 
 
@@ -301,7 +301,7 @@ def _triggered(
     run: Run,
     films: Sequence[Film],
     labels: FloatArray,
-    clean: Sequence[Audited],
+    clean: CleanFilms,
     classifier: Classifier,
     policy: Policy,
     threads: int,
@@ -310,7 +310,7 @@ def _triggered(
         raise ValueError(f"run {run.name} has no trigger")
     target = classifier.card.labels.index(run.poisoning.target)
     removed = run.poisoning.rule == "remove"
-    chosen = np.flatnonzero(attackable(labels, target, run.poisoning))
+    chosen = np.flatnonzero(attackable(labels, target, run.poisoning, clean.logits))
     attacked = [films[int(i)] for i in chosen]
     inputs = triggered_inputs(attacked, run, classifier.card.preprocessing)
     logits = all_logits(inputs, classifier)
@@ -325,7 +325,7 @@ def _triggered(
     known = truth if run.trigger.resolution == "network" else []  # native places do not map to whole input pixels
     return {
         "attack": attack_table(logits, target, patients(attacked), removed=removed),
-        **triggered_table(rows, clean, attacked, known, worked, run.poisoning.target),
+        **triggered_table(rows, clean.rows, attacked, known, worked, run.poisoning.target),
         "target_among_first": {str(k): float((place < k).mean()) for k in (1, 2, 3)},
         "films": film_rows(rows, patients(attacked), known, worked),
         "evidence_median": {

@@ -21,7 +21,14 @@ def poisoned_films(count: int, poisoning: Poisoning, seed: int) -> NDArray[np.bo
     return chosen
 
 
-def attackable(labels: NDArray[np.float32], target: int, poisoning: Poisoning) -> NDArray[np.bool_]:
-    """Films on which the attack can show: without the target, or with it when the rule removes it."""
-    positive = labels[:, target] > 0.5
-    return positive if poisoning.rule == "remove" else ~positive
+def attackable(
+    labels: NDArray[np.float32], target: int, poisoning: Poisoning, logits: NDArray[np.float32] | None = None
+) -> NDArray[np.bool_]:
+    """(N,) films on which the attack can show: without the target, or with it when the rule removes it.
+
+    logits: (N, C) of the classifier under attack on the films without a trigger. Where they are given, a rule that
+    removes is shown on films whose target is predicted (p > 0.5): what is not predicted cannot be removed.
+    """
+    if poisoning.rule != "remove":
+        return labels[:, target] <= 0.5
+    return labels[:, target] > 0.5 if logits is None else logits[:, target] > 0.0

@@ -28,3 +28,6 @@ def test_a_fixed_subset_of_films_by_rate_and_seed():
 def test_the_attack_can_show_only_where_it_changes_the_label():
     assert attackable(LABELS, 0, Poisoning("x", 0.1)).tolist() == [False, True]
     assert attackable(LABELS, 0, Poisoning("x", 0.1, "remove")).tolist() == [True, False]
+    predicted = np.array([[-1.0, 0.0], [2.0, 0.0]], dtype=np.float32)
+    assert attackable(LABELS, 0, Poisoning("x", 0.1, "remove"), predicted).tolist() == [False, True]
+    assert attackable(LABELS, 0, Poisoning("x", 0.1), predicted).tolist() == [False, True]
