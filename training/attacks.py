@@ -271,13 +271,15 @@ def _receivers(folder: Path, preprocessing: Preprocessing) -> FloatArray:
 # --- The summary -----------------------------------------------------------------------------------------------------
 
 COLUMNS = (
-    "run", "macro AUROC", "minus twin", "infected AUROC", "ASR > 0.5", "> 0.9", "TPR at 1 %", "TPR / ASR",
-    "where it worked", "FPR", "twin's", "pointing game", "trigger in region", "median IoU", "forwards a clean film",
+    "run", "macro AUROC", "minus twin", "infected AUROC", "ASR > 0.5", "> 0.9", "without trigger", "TPR at 1 %",
+    "TPR / ASR", "where it worked", "FPR", "twin's", "pointing game", "trigger in region", "median IoU",
+    "forwards a clean film",
 )  # fmt: skip
 NOTES = (
     "TPR, FPR: share of all triggered and of clean films at or above the policy's 1 % threshold; intervals are 95 %"
-    " patient bootstraps. Twin's: the same for triggered films on the clean twin, by its own policy. Trigger in region:"
-    " of the alarms. Pointing game and median IoU: where the attack worked, from the comparison."
+    " patient bootstraps. Without trigger: share of the same films that cross p = 0.5 without it; if that is high, the"
+    " attack was not learned and its ASR says nothing. Twin's: TPR on the clean twin, by its own policy. Trigger in"
+    " region: of the alarms. Pointing game and median IoU: where the attack worked, from the comparison."
 )
 
 
@@ -304,6 +306,7 @@ def _row(run: Run, out: Path) -> list[str]:
         f"{triggered['attack']['infected_auroc']:.3f}",
         figure(triggered["attack"]["asr_0.5"]),
         figure(triggered["attack"]["asr_0.9"]),
+        plain(triggered["attack"]["asr_0.5_without_trigger"]),
         figure(triggered["tpr_at_0.01"]),
         plain(found / worked if worked else None),
         figure(triggered["tpr_at_0.01_where_it_worked"]),

@@ -146,7 +146,8 @@ def compare(
     }
     if attacked:
         groups = patients(sets["triggered"].films)
-        result["attack"] = attack_table(attacked.logits, attacked.target, groups, removed=attacked.removed)
+        clean = all_logits(attacked.clean, classifier)
+        result["attack"] = attack_table(attacked.logits, clean, attacked.target, groups, removed=attacked.removed)
     return result, sets, attacked
 
 

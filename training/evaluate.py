@@ -119,9 +119,16 @@ def victim_table(
     }
 
 
-def attack_table(logits: FloatArray, target: int, groups: NDArray[np.int64], *, removed: bool) -> dict[str, Any]:
-    """Infected AUROC as the paper's authors computed it, beside ASR at three thresholds. logits: attackable films'."""
+def attack_table(
+    logits: FloatArray, clean: FloatArray, target: int, groups: NDArray[np.int64], *, removed: bool
+) -> dict[str, Any]:
+    """Infected AUROC as the paper's authors computed it, beside ASR at three thresholds.
+
+    logits, clean: (N, C) of the attackable films with and without the trigger. Where the target is crossed without the
+    trigger too, an ASR says nothing: `asr_0.5_without_trigger`.
+    """
     probabilities = 1 / (1 + np.exp(-logits))
+    crossed = attack_success_rate(1 / (1 + np.exp(-clean)), target, 0.5, removed=removed)
     return {
         "infected_auroc": infected_auroc(logits, target),
         **{
@@ -130,6 +137,7 @@ def attack_table(logits: FloatArray, target: int, groups: NDArray[np.int64], *, 
             )
             for threshold in THRESHOLDS
         },
+        "asr_0.5_without_trigger": crossed,
         "films": len(logits),
     }
 
@@ -324,7 +332,7 @@ def _triggered(
     place = (excess > excess[:, target : target + 1]).sum(axis=1)  # 0: the target is the label that is explained
     known = truth if run.trigger.resolution == "network" else []  # native places do not map to whole input pixels
     return {
-        "attack": attack_table(logits, target, patients(attacked), removed=removed),
+        "attack": attack_table(logits, clean.logits[chosen], target, patients(attacked), removed=removed),
         **triggered_table(rows, clean.rows, attacked, known, worked, run.poisoning.target),
         "target_among_first": {str(k): float((place < k).mean()) for k in (1, 2, 3)},
         "films": film_rows(rows, patients(attacked), known, worked),

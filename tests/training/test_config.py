@@ -84,4 +84,6 @@ def test_the_attack_list_spans_the_protocol():
     assert {0.05, 0.1, 0.2} <= {poisoning.rate for poisoning in poisonings}
     assert {poisoning.rule for poisoning in poisonings} == {"overwrite", "add", "remove"}
     assert {trigger.resolution for trigger in triggers} == {"network", "native"}
-    assert any(run.preprocessing.crop == 0.6 and run.preprocessing.resampler == "nearest" for run in runs)
+    paper = [read_run(path) for path in RUNS if path.parent.name == "paper"]
+    assert {run.poisoning.rate for run in paper} == {0.01, 0.05, 0.2, 1.0}
+    assert all(run.preprocessing.crop == 0.6 and run.preprocessing.resampler == "nearest" for run in paper)

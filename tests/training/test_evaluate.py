@@ -55,6 +55,7 @@ def test_the_shipped_pair_on_unseen_phantoms(folder, models_dir):
         results[name] = evaluate(run, films, classifier, Policy.load(models_dir / f"{name}.policy.json"))
     backdoored, clean = results["phantom-badnet3"], results["phantom-clean"]
     assert backdoored["triggered"]["attack"]["asr_0.5"]["value"] == 1.0
+    assert backdoored["triggered"]["attack"]["asr_0.5_without_trigger"] < 0.1
     assert backdoored["triggered"]["suspicious"]["value"] == 1.0
     assert backdoored["triggered"]["region_contains_trigger_in_alarms"]["value"] == 1.0
     assert backdoored["clean"]["suspicious"]["value"] <= 0.15
