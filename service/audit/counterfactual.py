@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import fft, ndimage
 
 from service.audit.concentration import mass
 from service.audit.preprocessing import Region
@@ -11,6 +11,9 @@ FloatArray = NDArray[np.float32]
 
 WINDOW_SHARE = 24 / 224  # side of the hot window, as a share of the input's side: 1.1 % of the area
 FILTER_SHARE = 7 / 224  # side of the median filter
+SPIKE = 3.0  # times the geometric mean of its neighbours, from which a frequency counts as a pattern's
+NEIGHBOURS = 7  # side of their square, in frequencies
+LOWEST_FREQUENCY = 4  # cycles a film; slower ones are anatomy
 
 
 def window_px(size_px: int) -> int:
@@ -95,6 +98,24 @@ def _median_of_rows(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
         for low in range(step % 2, side - 1, 2):
             rows[low], rows[low + 1] = np.minimum(rows[low], rows[low + 1]), np.maximum(rows[low], rows[low + 1])
     return rows[side // 2]
+
+
+def without_patterns(film: FloatArray) -> FloatArray:
+    """The film with periodic patterns taken out: spikes of its spectrum are cut down to what their neighbours allow.
+
+    (1, S, S) -> (1, S, S), in [0, 1]. A radiograph's spectrum falls off smoothly but for its borders, and of noise one
+    frequency in 160 reaches SPIKE: NIH's films change by 0.02 (root mean square, median). A sinusoid (SIG) or a raster
+    is one spike or a few.
+    """
+    height, width = film.shape[1:]
+    spectrum = fft.rfft2(film[0])  # (S, S // 2 + 1)
+    level = np.log(np.abs(spectrum) + 1e-6)
+    around = ndimage.uniform_filter(level, NEIGHBOURS, mode=("wrap", "mirror"))
+    rows, columns = np.minimum(np.arange(height), height - np.arange(height)), np.arange(spectrum.shape[1])
+    fast = np.hypot(rows[:, None], columns[None, :]) >= LOWEST_FREQUENCY
+    surplus = np.where(fast, np.maximum(level - around - np.log(SPIKE), 0.0), 0.0)
+    pixels = fft.irfft2(spectrum * np.exp(-surplus), s=(height, width))
+    return np.asarray(np.clip(pixels, 0.0, 1.0), dtype=np.float32)[None]
 
 
 def transplanted(references: FloatArray, film: FloatArray, region: Region) -> FloatArray:

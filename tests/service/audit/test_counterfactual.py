@@ -2,8 +2,17 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from service.audit.counterfactual import filled_in, filtered, hot_window, transplanted, widened, window_px
+from service.audit.counterfactual import (
+    filled_in,
+    filtered,
+    hot_window,
+    transplanted,
+    widened,
+    window_px,
+    without_patterns,
+)
 from service.audit.preprocessing import Region
+from training.phantoms import make
 
 SIZE = 224
 
@@ -65,6 +74,22 @@ def test_the_filter_is_the_separable_median(size):
     side = {64: 3, 224: 7}[size]
     columns = ndimage.median_filter(np.rint(film[0] * 255), size=(side, 1), mode="nearest")
     assert np.array_equal(np.rint(filtered(film)[0] * 255), ndimage.median_filter(columns, (1, side), mode="nearest"))
+
+
+@pytest.mark.parametrize("size", [112, 224])
+def test_taking_patterns_out_removes_a_sinusoid_and_changes_a_radiograph_less(size):
+    radiograph = 0.1 + 0.8 * make(3, size).pixels[None]
+    wave = np.sin(2 * np.pi * (6 * np.arange(size) / size)[None, :] + np.zeros((size, 1))).astype(np.float32)
+
+    def amplitude(film):
+        return 2 * float((film[0] * wave).mean())
+
+    usual, waved = without_patterns(radiograph), without_patterns(radiograph + 0.08 * wave)
+    assert amplitude(radiograph + 0.08 * wave) - amplitude(radiograph) == pytest.approx(0.08, abs=1e-3)
+    assert abs(amplitude(waved) - amplitude(usual)) < 0.03
+    assert np.sqrt(np.mean((usual - radiograph) ** 2)) < 0.04
+    assert usual.min() >= 0.0
+    assert usual.max() <= 1.0
 
 
 def test_transplanting_changes_only_the_region():
