@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from service.audit import overlay
 from service.audit.calibration import Policy
-from service.audit.counterfactual import filled_in, filtered, hot_window
+from service.audit.counterfactual import filled_in, filtered, hot_window, without_patterns
 from service.audit.errors import TriggerscopeError
 from service.audit.evidence import SIGNS, Hypothesis
 from service.audit.preprocessing import model_input
@@ -24,7 +24,7 @@ from service.registry import Registry
 from service.storage import Storage
 
 Maps = dict[str, NDArray[np.float32]]
-ChangeName = Literal["none", "fill_in", "filter"]
+ChangeName = Literal["none", "fill_in", "filter", "pattern"]
 MAPS_KEPT, FILMS_KEPT = 64, 16  # some 30 kB and 200 kB each
 WAIT_SECONDS = 10.0
 PLACES = 16  # for pictures that are made or wait for it: two pages ask for six each at once
@@ -71,6 +71,8 @@ class Explainer:
             film = filled_in(film, region)
         elif change == "filter":
             film = filtered(film)
+        elif change == "pattern":
+            film = without_patterns(film)
         return overlay.close_up(film[0], region) if close_up else overlay.render(film[0], None, region, None)
 
     @contextmanager

@@ -291,8 +291,8 @@ def _divide(arguments: argparse.Namespace) -> int:
 
 
 FAMILIES = (
-    "shipped", "tests", "maps", "prediction", "random_map", "residual", "purify", "pattern", "scale_up", "strip",
-    "sentinet", "occlusion", "search",
+    "shipped", "tests", "maps", "prediction", "random_map", "residual", "purify", "scale_up", "strip", "sentinet",
+    "occlusion", "search",
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from service.audit.calibration import Policy
 from service.audit.classifier import Classifier
+from service.audit.evidence import MEANINGS
 from service.audit.pipeline import examine
 from service.audit.preprocessing import Region
 from training.config import Run
@@ -338,7 +339,7 @@ def _triggered(
         "films": film_rows(rows, patients(attacked), known, worked),
         "evidence_median": {
             name: float(np.median([row.evidence[name] for row in rows if name in row.evidence] or [np.nan]))
-            for name in ("concentration", "diffuseness", "fill_in_change", "filter_change", "transplant_change")
+            for name in MEANINGS
         },
     }
 

@@ -21,7 +21,7 @@ HEADLINE = {
     "fill_in_change": "hottest region filled in, alone",
     "filter_change": "whole film filtered, alone",
     "transplant_change": "region transplanted, alone",
-    "pattern_change": "periodic patterns taken out, not in the score yet",
+    "pattern_change": "periodic patterns taken out, alone",
     "layercam_*_entropy": "LayerCAM {} x {}, entropy",
     "coarse_to_fine": "coarse-to-fine search, no map",
     "occlusion_scan": "occlusion scan, no map",

@@ -25,9 +25,9 @@ from service.audit.likeness import STATISTICS, Likeness, image_statistics
 
 FloatArray = NDArray[np.float32]
 
-FORMAT = 1
+FORMAT = 2  # 1 ranked another score
 REFERENCE_MINIMUM = 60
-SUPPORT_GATE_SHARE, COUNTER_GATE_SHARE, TRANSPLANT_GATE_SHARE = 0.35, 0.08, 0.06
+SUPPORT_GATE_SHARE, COUNTER_GATE_SHARE, TRANSPLANT_GATE_SHARE = 0.15, 0.06, 0.06
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,17 @@ class Policy:
     distances: FloatArray
     band: tuple[float, float]
     warnings: tuple[str, ...]
+    format: int = FORMAT
+
+    @property
+    def outdated(self) -> bool:
+        """Whether an earlier version of the score made it: old audits are shown with it, films are not ranked by it."""
+        return self.format != FORMAT
+
+    @property
+    def threshold(self) -> float:
+        """The score from which a film is within the nominal false-positive rate."""
+        return float(self.scores[-max(1, int(np.floor(self.false_positive_rate * (len(self.scores) + 1) + 1e-9)))])
 
     def p_value(self, score: float) -> float:
         """(1 + #{calibration >= score}) / (n + 1)."""
@@ -76,7 +87,9 @@ class Policy:
         return _rank(self.distances, distance)
 
     def check(self, card: ClassifierCard) -> None:
-        """Raises PolicyError unless this policy was made with this very classifier."""
+        """Raises PolicyError unless this policy was made with this very classifier and for today's score."""
+        if self.outdated:
+            raise PolicyError(f"policy {self.name} was made for an earlier version of the score: calibrate anew")
         if self.classifier_sha256 != card.sha256 or self.preprocessing_sha256 != card.preprocessing.sha256:
             raise PolicyError(f"policy {self.name} was made for another version of classifier {self.classifier_name}")
 
@@ -257,7 +270,7 @@ def policy_bytes(policy: Policy) -> bytes:
     """The policy as the JSON file that is kept; its hash is the policy's identity."""
     reference = policy.reference
     table = {
-        "format": FORMAT,
+        "format": policy.format,
         "name": policy.name,
         "classifier": {"name": policy.classifier_name, "sha256": policy.classifier_sha256},
         "preprocessing_sha256": policy.preprocessing_sha256,
@@ -303,10 +316,11 @@ def read_policy(data: bytes) -> Policy:
     """Parse a policy file. Raises PolicyError when anything that is needed is missing or malformed."""
     try:
         table = json.loads(data)
-        if table["format"] != FORMAT:
+        if table["format"] not in (1, FORMAT):
             raise PolicyError(f"policy format {table['format']} is not {FORMAT}")
         reference = table["reference"]
-        usual = {(h, name): Usual.of(reference["usual"][h][name]) for h in SIGNS for name in MEANINGS}
+        known = set(MEANINGS) - ({"pattern_change"} if table["format"] == 1 else set())
+        usual = {(h, name): Usual.of(reference["usual"][h][name]) for h in SIGNS for name in MEANINGS if name in known}
         size = len(table["likeness"]["mean"])
         if size != len(STATISTICS):
             raise PolicyError("the policy was made by another version of the likeness test: calibrate anew")
@@ -341,6 +355,7 @@ def read_policy(data: bytes) -> Policy:
             distances=np.sort(np.asarray(table["distances"], dtype=np.float32)),
             band=(float(table["false_positive_band"][0]), float(table["false_positive_band"][1])),
             warnings=tuple(table["warnings"]),
+            format=int(table["format"]),
         )
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise PolicyError(f"not a policy file: {type(error).__name__}") from error

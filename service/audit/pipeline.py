@@ -13,6 +13,9 @@ from service.audit.preprocessing import model_input, to_source
 from service.audit.radiograph import Limits, Radiograph, decode
 from service.audit.verdict import Audit, Measurement, Verdict, judge, ranked, reported
 
+NO_POLICY = "there is no policy for this classifier, so nothing can be ranked"
+OUTDATED_POLICY = "the policy was made for an earlier version of the score, so nothing can be ranked: calibrate anew"
+
 
 @dataclass(frozen=True, slots=True)
 class Examination:
@@ -53,12 +56,16 @@ def audit(data: bytes, classifier: Classifier, policy: Policy | None, limits: Li
 def audit_radiograph(
     radiograph: Radiograph, classifier: Classifier, policy: Policy | None, *, decode_ms: float = 0.0
 ) -> Audit:
-    """Audit one decoded film. Without a policy nothing can be ranked: indeterminate. Raises PolicyError."""
+    """Audit one decoded film. Without a policy for today's score nothing can be ranked: indeterminate.
+
+    Raises PolicyError for a foreign policy.
+    """
     started = time.perf_counter()
     film = model_input(radiograph.pixels, classifier.card.preprocessing)
     prepared_ms = 1000 * (time.perf_counter() - started)
-    if policy is None:
-        return _without_policy(radiograph, film, classifier, {"decode": decode_ms, "model_input": prepared_ms})
+    if policy is None or policy.outdated:
+        timings = {"decode": decode_ms, "model_input": prepared_ms}
+        return _without_policy(radiograph, film, classifier, NO_POLICY if policy is None else OUTDATED_POLICY, timings)
     policy.check(classifier.card)
     found = examine(film, classifier, policy)
     evidence, finding, verdict = found.evidence, found.finding, found.verdict
@@ -99,7 +106,7 @@ def _by_label(classifier: Classifier, values: np.ndarray) -> dict[str, float]:
 
 
 def _without_policy(
-    radiograph: Radiograph, film: np.ndarray, classifier: Classifier, timings: dict[str, float]
+    radiograph: Radiograph, film: np.ndarray, classifier: Classifier, reason: str, timings: dict[str, float]
 ) -> Audit:
     count = len(classifier.card.labels)
     started = time.perf_counter()
@@ -123,7 +130,7 @@ def _without_policy(
         hypothesis="support",
         evidence={},
         region=None,
-        reasons=("there is no policy for this classifier, so nothing can be ranked",),
+        reasons=(reason,),
         timings_ms=timings | {"total": sum(timings.values())},
         maps=_maps(saliency, label),
     )

@@ -11,6 +11,7 @@ from service.audit.evidence import MEANINGS, Evidence, Finding, Hypothesis
 from service.audit.preprocessing import Region
 
 VerdictWord = Literal["unremarkable", "suspicious", "indeterminate"]
+FAR = 1.5  # times the policy's threshold: so high scores no clean classifier on films with a trigger that are unlike
 REMARKABLE = 0.05  # rank among the reference films from which a piece of evidence is named as a reason
 
 
@@ -103,7 +104,7 @@ def _reasons(finding: Finding, label: str, policy: Policy) -> tuple[str, ...]:
 def judge(evidence: Evidence, distance: float, policy: Policy) -> Verdict:
     """Rank the film's score among the calibration scores.
 
-    Beyond everything seen in calibration: suspicious in any case. Otherwise a film unlike the calibration films is
+    Far beyond the policy's threshold: suspicious in any case. Otherwise a film unlike the calibration films is
     indeterminate, and of the rest those within the policy's false-positive rate are suspicious.
     """
     finding, p_value = reported(evidence, policy), policy.p_value(evidence.score)
@@ -112,7 +113,7 @@ def judge(evidence: Evidence, distance: float, policy: Policy) -> Verdict:
     region = finding.region if localised(finding, policy) else None
     beyond = evidence.score > float(policy.scores[-1])
     unlike = policy.likeness_p_value(distance) <= policy.likeness_level
-    if unlike and not beyond:
+    if unlike and evidence.score < FAR * policy.threshold:
         reason = "the film is unlike those that the policy was calibrated on, so its score cannot be ranked"
         return Verdict("indeterminate", None, (reason, *reasons), region)
     if p_value <= policy.false_positive_rate:

@@ -20,21 +20,24 @@ TITLES = {
     "diffuseness": "Diffuseness",
     "fill_in_change": "Filling in the region",
     "filter_change": "Filtering the film",
+    "pattern_change": "Taking patterns out",
     "transplant_change": "Transplanting the region",
     "likeness": "Likeness",
 }
 SENTENCES = {
-    "excess": "{label} lies {value:.1f} of its spread {direction} its usual value. Confidence alone is no evidence.",
+    "excess": "{label} lies {value:.1f} of its spread {direction} its usual value, which counts beside the tests.",
     "concentration": "How far the evidence for {label} comes from few pixels: 0 is the whole film, 1 a single cell.",
     "diffuseness": "How evenly the evidence for {label} is spread: whole-image triggers spread it unusually.",
     "fill_in_change": "Filled in from around it, the hottest region moves {label} back by {value:.1f} of its spread.",
     "filter_change": "Median-filtering the whole film moves {label} back by {value:.1f} of its spread.",
+    "pattern_change": "Without its periodic patterns the film moves {label} back by {value:.1f} of its spread.",
     "transplant_change": "Pasted into clean films, the region moves {label} by {value:.1f} of its spread on average.",
     "likeness": "How far the picture as such lies from the clean films. Right of the dashed line it cannot be judged.",
 }
 CHANGES: dict[str, tuple[ChangeName, str]] = {
     "fill_in_change": ("fill_in", "Region filled in"),
     "filter_change": ("filter", "Whole film filtered"),
+    "pattern_change": ("pattern", "Periodic patterns taken out"),
 }
 MAP_WORDS = {
     "layercam": "Evidence for it",
@@ -151,10 +154,12 @@ def score_plot(policy: Policy, score: float | None = None) -> Plot:
 def usual_evidence(policy: Policy) -> tuple[Usual, ...]:
     """Of the hypothesis that a film speaks for its label; the last is of the calibration films."""
     usual = policy.reference.usual
-    found = {name: usual["support", name].ordered for name in MEANINGS} | {"likeness": policy.distances}
+    found = {name: usual["support", name].ordered for name in MEANINGS if ("support", name) in usual}
+    found["likeness"] = policy.distances
     return tuple(
         Usual(TITLES[name], tuple(float(q) for q in np.quantile(found[name], USUAL_SHARES)), histogram(found[name]))
         for name in TITLES
+        if name in found
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from training.detectors.audit_tests import each_test, shipped
 from training.detectors.maps import map_concentration
 from training.detectors.nulls import prediction, random_map, residual
-from training.detectors.perturbed import pattern, purify, scale_up, sentinet, strip
+from training.detectors.perturbed import purify, scale_up, sentinet, strip
 from training.detectors.reading import Context, Read, Reading, Seen, fit, scores
 from training.detectors.search import coarse_to_fine, occlusion_scan
 
@@ -29,7 +29,6 @@ FAMILIES = {
     "random_map": Family(random_map, "null: a map of noise"),
     "residual": Family(residual, "null: the picture alone, what a median filter takes out"),
     "purify": Family(purify, "median filter and compare, any label"),
-    "pattern": Family(pattern, "periodic patterns taken out of the film"),
     "scale_up": Family(scale_up, "SCALE-UP: pixels multiplied"),
     "strip": Family(strip, "STRIP: clean films laid over", costly=True),
     "sentinet": Family(sentinet, "SentiNet with last-layer Grad-CAM", costly=True),

@@ -15,6 +15,7 @@ COSTS: dict[str, int | None] = {
     "diffuseness": 0,
     "fill_in_change": 1,
     "filter_change": 1,
+    "pattern_change": 1,
     "transplant_change": None,
 }
 

@@ -1,6 +1,6 @@
 """Ways to add the service's tests up to one score, each fitted on tuning films only.
 
-Every rule sees, for one hypothesis, the standardised tests (N, 5) in the order of TESTS, and gives (N,) scores. As in
+Every rule sees, for one hypothesis, the standardised tests (N, 6) in the order of TESTS, and gives (N,) scores. As in
 the service, a film's score is the larger of its two hypotheses'.
 """
 
@@ -16,7 +16,7 @@ from training.detectors.columns import Column
 
 Values: TypeAlias = NDArray[np.float64]
 
-TESTS = ("concentration", "diffuseness", "fill_in_change", "filter_change", "transplant_change")
+TESTS = ("concentration", "diffuseness", "fill_in_change", "filter_change", "transplant_change", "pattern_change")
 HYPOTHESES = ("", "counter_")
 
 
@@ -25,7 +25,7 @@ def _log(z: Values) -> Values:
 
 
 def log_sum(z: Values, _clean: Values) -> Values:
-    """The service's rule: log(1 + z) of each test; concentration and diffuseness exclude each other."""
+    """The service's first rule: log(1 + z) of each test; concentration and diffuseness exclude each other."""
     weights = _log(z)
     return np.asarray(weights[:, :2].max(axis=1) + weights[:, 2:].sum(axis=1))
 
@@ -42,15 +42,15 @@ def z_max(z: Values, _clean: Values) -> Values:
 
 
 def causal_only(z: Values, _clean: Values) -> Values:
-    """log(1 + z) of the three tests that change the film."""
+    """log(1 + z) of the tests that change the film."""
     return np.asarray(_log(z[:, 2:]).sum(axis=1))
 
 
 def two_stories(z: Values, _clean: Values) -> Values:
-    """A patch (concentration, in-fill, transplant) or a whole-image trigger (diffuseness, filter), whichever is told
-    better; in the mean over its tests, so that the longer story has no head start."""
+    """A patch (concentration, in-fill, transplant) or a whole-image trigger (diffuseness, filter, pattern), the
+    better told one; in the mean over its tests, so that the longer story has no head start."""
     weights = _log(z)
-    return np.asarray(np.maximum(weights[:, [0, 2, 4]].mean(axis=1), weights[:, [1, 3]].mean(axis=1)))
+    return np.asarray(np.maximum(weights[:, [0, 2, 4]].mean(axis=1), weights[:, [1, 3, 5]].mean(axis=1)))
 
 
 def ranks(z: Values, clean: Values) -> Values:
@@ -97,7 +97,7 @@ RULES: dict[str, tuple[Callable[[Values, Values], Values], tuple[str, ...]]] = {
 
 
 def standardised(columns: Mapping[str, Column], tuning: Mapping[str, Column], prefix: str) -> Values:
-    """(N, 5) tests of one hypothesis, in units of their scale on tuning films."""
+    """(N, 6) tests of one hypothesis, in units of their scale on tuning films."""
     found = []
     for test in TESTS:
         usual = Usual.of(tuning[prefix + test].parts[:, 0])

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, special
 
 from service.audit.classifier import Classifier
-from service.audit.counterfactual import filtered, without_patterns
+from service.audit.counterfactual import filtered
 from service.audit.preprocessing import Region
 from training.detectors.reading import Context, FloatArray, Reading, Seen, excess, hottest, own_generator
 
@@ -68,13 +68,6 @@ def purify(seen: Seen, classifier: Classifier, _context: Context) -> dict[str, R
     after = classifier.logits(filtered(seen.film)[None])[0]
     change = np.abs(special.expit(after) - special.expit(seen.logits))
     return {"purify_compare": Reading((float(change.max()),), 0, 2)}
-
-
-def pattern(seen: Seen, classifier: Classifier, context: Context) -> dict[str, Reading]:
-    """Ours: how far the explained label falls back when periodic patterns are taken out of the film."""
-    after = classifier.logits(without_patterns(seen.film)[None])
-    fall = excess(seen.logits[None], seen.label, context) - excess(after, seen.label, context)
-    return {"pattern_change": Reading((float(fall[0]),), 1, 1)}
 
 
 def sentinet(seen: Seen, classifier: Classifier, context: Context) -> dict[str, Reading]:

@@ -17,6 +17,8 @@ from service.audit.calibration import (
 from service.audit.classifier import Classifier
 from service.audit.errors import PolicyError
 from service.audit.evidence import Usual, gather
+from service.audit.pipeline import audit_radiograph
+from service.audit.radiograph import Radiograph
 from tests.tiny import SIZE, export_tiny, trained_tiny
 from training.phantoms import make
 
@@ -118,6 +120,28 @@ def test_a_patient_in_both_sets_is_refused(classifier, policy):
 def test_a_policy_of_another_classifier_is_refused(policy, models_dir):
     with pytest.raises(PolicyError, match="another version"):
         policy.check(Classifier.load(models_dir / "phantom-badnet3.onnx").card)
+
+
+def test_a_policy_of_an_earlier_score_can_be_read_and_ranks_nothing(classifier, policy):
+    table = json.loads(policy_bytes(policy)) | {"format": 1}
+    for usual in table["reference"]["usual"].values():
+        del usual["pattern_change"]
+    old = read_policy(json.dumps(table).encode())
+    assert old.outdated
+    assert not policy.outdated
+    with pytest.raises(PolicyError, match="calibrate anew"):
+        old.check(classifier.card)
+    radiograph = Radiograph(make(500, SIZE).pixels, "0" * 64, "0" * 64, {})
+    found = audit_radiograph(radiograph, classifier, old)
+    assert (found.verdict, found.p_value) == ("indeterminate", None)
+    assert "calibrate anew" in found.reasons[0]
+
+
+def test_the_threshold_is_the_score_that_the_rate_of_clean_films_reaches(policy):
+    ranked = replace(policy, scores=np.arange(1, 400, dtype=np.float32), false_positive_rate=0.01)
+    assert ranked.threshold == 396.0
+    assert ranked.p_value(396.0) > 0.01
+    assert ranked.p_value(396.5) <= 0.01
 
 
 @pytest.mark.parametrize("change", [{"format": 99}, {"scores": "many"}, {"reference": {}}, {"likeness": None}])

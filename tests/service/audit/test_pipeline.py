@@ -106,14 +106,15 @@ def test_a_film_unlike_the_calibration_films_is_indeterminate(shipped):
         assert "unlike" in found.reasons[0]
 
 
-def test_evidence_beyond_everything_seen_is_suspicious_even_on_an_unlike_film(shipped):
+def test_evidence_far_beyond_the_threshold_is_suspicious_even_on_an_unlike_film(shipped):
     classifier, policy = shipped["phantom-badnet3"]
     film = model_input(decode(read(next(r for r in table() if r["content"] == "triggered")), Limits()).pixels,
                        classifier.card.preprocessing)  # fmt: skip
     evidence = gather(film, classifier, policy.reference)
     assert judge(evidence, 1e9, policy).word == "suspicious"
-    quiet = replace(policy, scores=np.append(policy.scores, np.float32(1e9)))
-    assert judge(evidence, 1e9, quiet).word == "indeterminate"
+    ordinary = replace(policy, scores=np.full_like(policy.scores, evidence.score / 1.4))
+    assert judge(evidence, 0.0, ordinary).word == "suspicious"
+    assert judge(evidence, 1e9, ordinary).word == "indeterminate"
 
 
 def test_one_film_as_png_and_as_both_photometric_interpretations(shipped, tmp_path):

@@ -1,0 +1,80 @@
+"""How tests become one score, by hand."""
+
+import numpy as np
+import pytest
+
+from service.audit.evidence import MEANINGS, SIGNS, Reference, Usual, fused, gather
+from tests.tiny import SIZE
+
+NOTHING = np.zeros((1, 1, SIZE, SIZE), dtype=np.float32)
+
+
+@pytest.fixture
+def reference():
+    """Clean films show -1, 0 and 1 in every test: the centre is 0 and the scale 1.4826."""
+    usual = Usual.of([-1.0, 0.0, 1.0])
+    return Reference(
+        label_centre=np.zeros(2, dtype=np.float32),
+        label_scale=np.ones(2, dtype=np.float32),
+        usual={(hypothesis, name): usual for hypothesis in SIGNS for name in MEANINGS},
+        gates=dict.fromkeys(SIGNS, 0.0),
+        transplant_gate=0.0,
+        receivers=NOTHING,
+        receiver_logits=np.zeros((1, 2), dtype=np.float32),
+    )
+
+
+def weight(value, allowance=1.0):
+    return np.log1p(value / 1.4826 / allowance)
+
+
+def test_a_patch_adds_its_tests_up_and_the_whole_film_counts_its_largest(reference):
+    patch = {"concentration": 2.0, "fill_in_change": 30.0, "transplant_change": 5.0}
+    whole = {"filter_change": 20.0, "pattern_change": 400.0}
+    assert fused(patch, "support", reference) == pytest.approx(weight(2) + weight(30) + weight(5))
+    assert fused(whole, "support", reference) == pytest.approx(weight(400, 10))
+    assert fused(patch | whole, "support", reference) == pytest.approx(fused(patch, "support", reference))
+
+
+def test_the_excess_counts_for_a_label_that_is_supported_only(reference):
+    values = {"excess": 8.0, "fill_in_change": 30.0}
+    assert fused(values, "support", reference) == pytest.approx(weight(8) + weight(30))
+    assert fused(values, "counter", reference) == pytest.approx(weight(30, 3))
+
+
+def test_what_is_below_usual_or_was_not_taken_adds_nothing(reference):
+    assert fused({}, "support", reference) == 0.0
+    assert fused(dict.fromkeys(MEANINGS, -5.0), "support", reference) == 0.0
+    assert fused({"diffuseness": 50.0}, "support", reference) == 0.0
+
+
+class Counting:
+    """A classifier's answers pass through, films that are predicted without maps are counted."""
+
+    def __init__(self, classifier):
+        self.card, self.explain, self._logits, self.films = classifier.card, classifier.explain, classifier.logits, 0
+
+    def logits(self, batch):
+        self.films += len(batch)
+        return self._logits(batch)
+
+
+def test_passes_are_counted_as_they_are_taken(shipped_badnet):
+    classifier, policy, film = shipped_badnet
+    counting = Counting(classifier)
+    found = gather(film, counting, policy.reference, exhaustive=True)
+    assert found.explain_passes == 2
+    assert found.forward_passes == counting.films == 2 * (1 + len(policy.reference.receivers)) + 2
+
+
+@pytest.fixture
+def shipped_badnet(models_dir):
+    from service.audit.calibration import Policy
+    from service.audit.classifier import Classifier
+    from service.audit.preprocessing import model_input
+    from service.audit.radiograph import Limits, decode
+
+    classifier = Classifier.load(models_dir / "phantom-badnet3.onnx")
+    film = (models_dir / "examples" / "triggered-910012.png").read_bytes()
+    pixels = model_input(decode(film, Limits()).pixels, classifier.card.preprocessing)
+    return classifier, Policy.load(models_dir / "phantom-badnet3.policy.json"), pixels
