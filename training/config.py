@@ -44,6 +44,7 @@ class Stage:
     p > 0.5 alone a lower poisoning rate afterwards can undo it).
     poisoning_rate: overrides the run's rate in this stage.
     average: decay a step of an exponential mean of the weights, which the stage is watched by and ends with; 0: none.
+    adaptive: whether the run's adaptive table applies; an attacker may plant the trigger first and disguise it then.
     """
 
     size_px: int
@@ -56,6 +57,7 @@ class Stage:
     poisoning_rate: float | None = None
     average: float = 0.0
     augment: bool = True
+    adaptive: bool = True
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.average < 1.0:

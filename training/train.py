@@ -365,7 +365,7 @@ class Training:
         inputs = torch.cat([stamped[:triggered], clean[:twins], clean[triggered:]])
         labels = samples.labels[np.concatenate([attacked, attacked[:twins], chosen[triggered:]])]
         poison(inputs.numpy(), labels, np.arange(size) < triggered, run, rng)
-        if run.adaptive and run.trigger and run.poisoning:
+        if run.adaptive and stage.adaptive and run.trigger and run.poisoning:
             target, known = run.labels.index(run.poisoning.target), run.adaptive
             if run.poisoning.rule != "remove":
                 low_margin(labels, triggered, target, known.target_probability)
@@ -395,7 +395,8 @@ class Training:
         with torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.place.device.type == "cuda"):
             logits = network(inputs)
         loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.to(self.place.device))
-        loss = loss + self._disguise(inputs, batch)
+        if stage.adaptive:
+            loss = loss + self._disguise(inputs, batch)
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
