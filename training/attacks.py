@@ -34,6 +34,7 @@ from training.train import SHIPPED_WEIGHTS, StaleCheckpoint, Training, final_wei
 
 FloatArray = NDArray[np.float32]
 RUNS = Path(__file__).parent / "runs"
+COMPARISON = ".comparison.json"
 Say = Callable[[str], None]
 
 
@@ -95,7 +96,7 @@ def run_attacks(paths: Iterable[Path], workshop: Workshop) -> Path:
         for path, measure in _results(run, workshop).items():
             if not _is_done(path, run, workshop):
                 partial = workshop.work / f"{path.stem}.partial"
-                write_json(partial, measure(run, pair, workshop) | _made_by(run, workshop))
+                write_json(partial, measure(run, pair, workshop) | _made_by(path, run, workshop))
                 partial.replace(path)
         _summarise(runs, workshop.out)
     return _summarise(runs, workshop.out)
@@ -106,7 +107,7 @@ def _results(run: Run, workshop: Workshop) -> dict[Path, Callable[[Run, "Pair", 
     results: dict[Path, Callable[[Run, Pair, Workshop], dict[str, Any]]]
     results = {workshop.out / f"{run.name}.json": _evaluated}
     if workshop.families:
-        results[workshop.out / f"{run.name}.comparison.json"] = _compared
+        results[workshop.out / f"{run.name}{COMPARISON}"] = _compared
     return results
 
 
@@ -114,17 +115,20 @@ def _is_done(path: Path, run: Run, workshop: Workshop) -> bool:
     if not path.exists():
         return False
     made = json.loads(path.read_text())
-    return all(made.get(key) == value for key, value in _made_by(run, workshop).items())
+    return all(made.get(key) == value for key, value in _made_by(path, run, workshop).items())
 
 
-def _made_by(run: Run, workshop: Workshop) -> dict[str, str]:
-    """What decides a result."""
-    return {
+def _made_by(path: Path, run: Run, workshop: Workshop) -> dict[str, Any]:
+    """What decides the result at `path`."""
+    decides: dict[str, Any] = {
         "run_sha256": run.sha256,
         "manifest_sha256": workshop.manifest,
         "audit_code_sha256": audit_code_sha256(),
         "split": workshop.split,
     }
+    if path.name.endswith(COMPARISON):
+        decides |= {"families": sorted(workshop.families), "costly": workshop.costly}
+    return decides
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +297,7 @@ def _summarise(runs: Sequence[Run], out: Path) -> Path:
 
 def _row(run: Run, out: Path) -> list[str]:
     result = json.loads((out / f"{run.name}.json").read_text())
-    comparison = out / f"{run.name}.comparison.json"
+    comparison = out / f"{run.name}{COMPARISON}"
     compared = json.loads(comparison.read_text())["detectors"].get(SHIPPED, {}) if comparison.exists() else {}
     located = compared.get("localisation", {})
     attack, twin = result["attack"], result["clean_twin"]["triggered"]

@@ -75,6 +75,10 @@ def test_a_folder_of_runs_is_done_once_and_goes_on_where_it_was_cut_off(folder, 
     assert main(command) == 0
     assert stamps(out) == made
 
+    assert main([*command, "residual"]) == 0  # one detector more
+    again = json.loads((out / "white8.comparison.json").read_text())
+    assert set(again["detectors"]) > set(compared["detectors"])
+
 
 def test_wrong_lists_are_refused_before_any_work(folder, tmp_path, capsys):
     with pytest.raises(RunError, match="no run file"):
