@@ -62,7 +62,7 @@ def test_from_the_upload_to_a_bundle_that_verifies(
     expect(ada.locator("#canvas[data-map=layercam_28]")).to_be_visible()
     address = ada.url.partition("?")[0]
     pictures = ada.locator("img[src*=counterfactual]")
-    expect(pictures).to_have_count(6)
+    expect(pictures).to_have_count(8)
     for picture in pictures.all():
         picture.scroll_into_view_if_needed()
     ada.wait_for_function("[...document.images].every(picture => picture.complete)")
@@ -147,6 +147,7 @@ def test_reading_needs_no_script(chromium: Browser, service: httpx.Client, ada: 
     page.click("text=Show")
     drawn = page.locator("#drawn[src*=gradcam_14][src*=Mass]")
     expect(drawn).to_be_visible()
+    page.wait_for_load_state("load")
     assert page.evaluate("drawn => drawn.naturalWidth", drawn.element_handle()) > 0
     page.context.close()
 
