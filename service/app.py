@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
 from functools import partial
+from urllib.parse import urlsplit
 
 import structlog
 from fastapi import FastAPI
@@ -241,8 +242,9 @@ def open_desk(settings: Settings) -> Desk:
     length = timedelta(hours=settings.session_hours)
     signer = Signer.open(settings.data_dir)
     return Desk(
-        settings.review_readers, length, signer, settings.viewer_url, settings.local_accounts, open_provider(settings)
-    )
+        settings.review_readers, length, signer, settings.viewer_url, settings.local_accounts, open_provider(settings),
+        urlsplit(settings.public_url).scheme == "https",
+    )  # fmt: skip
 
 
 def open_provider(settings: Settings) -> Provider | None:

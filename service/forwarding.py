@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from service.audit.errors import TriggerscopeError
 from service.audit_log import event_line, sign_checkpoint
@@ -150,7 +150,7 @@ class Forwarder:
         """Sign a checkpoint when it is due, and send on what is new; False where a receiver did not take it."""
         try:
             self._sign_when_due()
-        except DBAPIError as error:
+        except SQLAlchemyError as error:
             log.error("forwarding.interrupted", error=type(error).__name__)
             return False
         taken = [self._serve(name, take) for name, take in self.receivers.items()]
@@ -168,7 +168,7 @@ class Forwarder:
                 take(entries)
                 with self.database.write() as unit:
                     pacs_queries.move_cursor(unit.session, cursor, position, utc_now())
-        except (OSError, DBAPIError) as error:
+        except (OSError, SQLAlchemyError) as error:
             log.error("forwarding.interrupted", receiver=name, error=type(error).__name__)
             return False
         return True

@@ -31,7 +31,8 @@ class HttpLimits:
 @dataclass(frozen=True, slots=True)
 class Desk:
     """What the auditor's desk goes by: readers per decision, length of a login, the key that signs, the template of
-    addresses in the site's own viewer, whether passwords let in, and the identity provider, if there is one."""
+    addresses in the site's own viewer, whether passwords let in, the identity provider, if there is one, and whether
+    browsers come by https, whatever the proxy before this service speaks."""
 
     readers: int
     session_length: timedelta
@@ -39,6 +40,7 @@ class Desk:
     viewer_url: str
     local_accounts: bool
     provider: Provider | None
+    is_https: bool
 
 
 @dataclass(frozen=True, slots=True)

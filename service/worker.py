@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from service import __version__, comparison, watch_list
 from service.audit import pipeline
@@ -101,7 +101,7 @@ class Worker:
     def _turn_or_wait(self, pool: ThreadPoolExecutor) -> None:
         try:
             self._turn(pool)
-        except (DBAPIError, OSError) as error:  # database or disk are away: leases run out, nothing is lost
+        except (SQLAlchemyError, OSError) as error:  # database or disk are away: leases run out, nothing is lost
             log.error("worker.interrupted", error=type(error).__name__)
             self._stop.wait(self._pace.poll_seconds)
 

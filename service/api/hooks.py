@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, BackgroundTasks, Header, Request, Response
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from service.api.dependencies import Announcer, ResourcesDep
 from service.api.errors import RequestError, problems
@@ -65,5 +65,5 @@ def _wake(database: Database, after: BackgroundTasks) -> Response:
 def _announce(database: Database) -> None:
     try:
         announce(database)
-    except DBAPIError as error:
+    except SQLAlchemyError as error:
         log.warning("hook.not_announced", error=type(error).__name__)

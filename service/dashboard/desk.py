@@ -199,6 +199,8 @@ def _decision(word: str) -> review.Decision | None:
 def _comment(text: str) -> str:
     if len(text) > COMMENT_LENGTH:
         raise RequestError("invalid_request", f"a comment has at most {COMMENT_LENGTH} characters")
+    if "\0" in text:
+        raise RequestError("invalid_request", "a comment holds no NUL character: PostgreSQL keeps none")
     return text
 
 

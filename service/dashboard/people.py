@@ -81,7 +81,7 @@ def log_in(request: Request, held: ResourcesDep, render: RenderDep, form: OwnFor
     except (sessions.WrongLogin, sessions.LoginThrottled) as error:
         status = 429 if isinstance(error, sessions.LoginThrottled) else 422
         return _login_form(held, render, _text(form, "then"), status, error.detail)
-    return _logged_in(request, login, _text(form, "then"))
+    return _logged_in(request, held, login, _text(form, "then"))
 
 
 def _require_local(held: Resources) -> None:
@@ -89,11 +89,15 @@ def _require_local(held: Resources) -> None:
         raise RequestError("no_local_accounts", "log in with your organisation's account")
 
 
-def _logged_in(request: Request, login: Login, then: str) -> Response:
+def _is_https(request: Request, held: Resources) -> bool:
+    return held.desk.is_https or request.url.scheme == "https"
+
+
+def _logged_in(request: Request, held: Resources, login: Login, then: str) -> Response:
     response = back_to(then)
     response.set_cookie(
         sessions.COOKIE, login.token, expires=login.expires_at, httponly=True, samesite="lax",
-        secure=request.url.scheme == "https",
+        secure=_is_https(request, held),
     )  # fmt: skip
     return response
 
@@ -107,7 +111,7 @@ def go_to_provider(
     response = RedirectResponse(there, 303)
     response.set_cookie(
         sessions.SIGN_ON_COOKIE, state, max_age=sessions.SIGN_ON_SECONDS, httponly=True, samesite="lax",
-        path="/login/sso", secure=request.url.scheme == "https",
+        path="/login/sso", secure=_is_https(request, held),
     )  # fmt: skip
     return response
 
@@ -129,7 +133,7 @@ def back_from_provider(
     login, then = sessions.finish_sign_on(
         held.database, provider, _address(request), state, code, held.desk.session_length
     )
-    response = _logged_in(request, login, then)
+    response = _logged_in(request, held, login, then)
     response.delete_cookie(sessions.SIGN_ON_COOKIE, path="/login/sso")
     return response
 

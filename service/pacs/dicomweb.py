@@ -21,6 +21,7 @@ from service.pacs.multipart import MalformedMultipart, PartReader
 from service.pacs.sources import DicomwebSource, SourceNotUnderstood
 
 PAGE = 100
+MOST_MATCHES = 100_000  # of one search; more is an archive that never ends its list
 LARGEST_LIST_BYTES = 32 * 1024 * 1024
 ENVELOPE_BYTES = 64 * 1024  # boundaries and headers of a multipart body
 JSON = "application/dicom+json"
@@ -144,6 +145,8 @@ class DicomwebWatcher:
             if not fresh:
                 return
             known.update(fresh)
+            if len(known) > MOST_MATCHES:
+                raise SourceNotUnderstood(f"a search with more than {MOST_MATCHES} matches")
             offset += len(page)
             yield from fresh.items()
 

@@ -23,7 +23,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when th
     Verification,
 )
 from pynetdicom.transport import ThreadedAssociationServer
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from service.audit.codestreams import DECODERS
 from service.audit.dicom import NATIVE
@@ -182,7 +182,7 @@ def on_store(event: Event, acceptance: Acceptance) -> int:
     """Success only after the commit; where disk or database are away the peer keeps the film."""
     try:
         return _store(event, acceptance)
-    except (DBAPIError, OSError) as error:
+    except (SQLAlchemyError, OSError) as error:
         log.error("dimse.cannot_store", error=type(error).__name__)
         return OUT_OF_RESOURCES
 

@@ -10,7 +10,7 @@ import numpy as np
 import structlog
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.audit import overlay
@@ -92,7 +92,7 @@ class Outbox:
         while not stop.is_set():
             try:
                 is_idle = not self.send_next()
-            except (DBAPIError, OSError) as error:
+            except (SQLAlchemyError, OSError) as error:
                 log.error("outbox.interrupted", error=type(error).__name__)
                 is_idle = True
             if is_idle:

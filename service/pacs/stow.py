@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Path, Request
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
@@ -77,7 +77,7 @@ class Report:
 
     stored: list[Instance] = field(default_factory=list)
     failed: list[tuple[Instance | None, int]] = field(default_factory=list)
-    out_of_resources: OSError | DBAPIError | None = None
+    out_of_resources: OSError | SQLAlchemyError | None = None
 
 
 @router.post("", response_class=JSONResponse, responses=_ANSWERS | _REFUSALS, openapi_extra=_BODY)
@@ -120,7 +120,7 @@ def _take(held: Resources, part: bytes | TooManyBytes, sender: Sender, study_uid
         if isinstance(error, RadiographError):
             held.acceptance.refuse(b"" if isinstance(part, TooManyBytes) else part, sender, error)
         report.failed.append((instance, REASONS.get(error.code, CANNOT_UNDERSTAND)))
-    except (OSError, DBAPIError) as error:  # disk or database: another film of the request may fit
+    except (OSError, SQLAlchemyError) as error:  # disk or database: another film of the request may fit
         log.error("stow.cannot_store", error=type(error).__name__)
         report.failed.append((instance, OUT_OF_RESOURCES))
         report.out_of_resources = error

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import httpx
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from service.audit.errors import TriggerscopeError
 from service.db import pacs_queries
@@ -36,7 +36,7 @@ def keep_watching(poll: Callable[[], bool], database: Database, stop: threading.
             if not poll():
                 _pause(database, stop, seconds, announced)
             wait = seconds
-        except (httpx.HTTPError, DBAPIError, OSError, TriggerscopeError) as error:
+        except (httpx.HTTPError, SQLAlchemyError, OSError, TriggerscopeError) as error:
             wait = min(2 * wait, max(seconds, LONGEST_WAIT_SECONDS))
             log.warning("watch.interrupted", error=type(error).__name__, seconds=wait)
             stop.wait(wait)

@@ -276,6 +276,15 @@ def test_a_public_client_sends_its_name_and_no_secret(provider: OpenIdProvider) 
     assert (found.subject, found.role) == ("subject-of-ada", "auditor")
 
 
+def test_behind_a_proxy_that_speaks_https_cookies_are_secure(
+    browser: httpx.Client, settings: Settings, tmp_path: Path
+) -> None:
+    assert "Secure" not in browser.get("/login/sso").headers["set-cookie"]
+    proxied = settings.model_copy(update={"data_dir": tmp_path, "public_url": "https://triggerscope.example"})
+    with serving(proxied) as client:
+        assert "Secure" in client.get("/login/sso").headers["set-cookie"]
+
+
 @pytest.fixture(scope="module")
 def independent() -> Iterator[str]:
     """oidc-provider-mock, a provider that others wrote, in a process of its own."""

@@ -104,6 +104,7 @@ def test_a_decision_is_kept_with_its_comment(client: httpx.Client, reviewer: htt
         {"id": "0" * 32, "decision": "burn"},
         {"decision": "confirm"},
         {"id": "0" * 32, "decision": "comment", "comment": "x" * 2001},
+        {"id": "0" * 32, "decision": "comment", "comment": "a\0b"},
     ],
 )
 def test_a_form_that_makes_no_sense_is_refused(reviewer: httpx.Client, form: dict[str, str]) -> None:
