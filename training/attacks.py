@@ -22,6 +22,7 @@ from service.audit.calibration import CalibrationFilm, Policy, calibrate, policy
 from service.audit.classifier import Classifier
 from service.audit.preprocessing import Preprocessing, model_input
 from service.audit.radiograph import Limits, decode
+from training.attack_summary import COMPARISON, write_summary
 from training.compare import SHIPPED, Sampling, compare
 from training.config import Run, RunError, read_run
 from training.data import Film, in_split, manifest_sha256, model_inputs
@@ -29,12 +30,10 @@ from training.densenet import build
 from training.evaluate import CleanFilms, evaluate, write_json
 from training.export import export
 from training.gallery import gallery
-from training.tables import figure, heading, plain, row
 from training.train import SHIPPED_WEIGHTS, StaleCheckpoint, Training, final_weights
 
 FloatArray = NDArray[np.float32]
 RUNS = Path(__file__).parent / "runs"
-COMPARISON = ".comparison.json"
 Say = Callable[[str], None]
 
 
@@ -98,8 +97,8 @@ def run_attacks(paths: Iterable[Path], workshop: Workshop) -> Path:
                 partial = workshop.work / f"{path.stem}.partial"
                 write_json(partial, measure(run, pair, workshop) | _made_by(path, run, workshop))
                 partial.replace(path)
-        _summarise(runs, workshop.out)
-    return _summarise(runs, workshop.out)
+        write_summary(runs, workshop.out)
+    return write_summary(runs, workshop.out)
 
 
 def _results(run: Run, workshop: Workshop) -> dict[Path, Callable[[Run, "Pair", Workshop], dict[str, Any]]]:
@@ -270,54 +269,3 @@ def _receivers(folder: Path, preprocessing: Preprocessing) -> FloatArray:
     if not paths:
         raise RunError(f"{folder} holds no clean radiographs for the transplant test")
     return np.stack([model_input(decode(path.read_bytes(), Limits()).pixels, preprocessing) for path in paths])
-
-
-# --- The summary -----------------------------------------------------------------------------------------------------
-
-COLUMNS = (
-    "run", "macro AUROC", "minus twin", "infected AUROC", "ASR > 0.5", "> 0.9", "without trigger", "TPR at 1 %",
-    "TPR / ASR", "where it worked", "FPR", "twin's", "pointing game", "trigger in region", "median IoU",
-    "forwards a clean film",
-)  # fmt: skip
-NOTES = (
-    "TPR, FPR: share of all triggered and of clean films at or above the policy's 1 % threshold; intervals are 95 %"
-    " patient bootstraps. Without trigger: share of the same films that cross p = 0.5 without it; if that is high, the"
-    " attack was not learned and its ASR says nothing. Twin's: TPR on the clean twin, by its own policy. Trigger in"
-    " region: of the alarms. Pointing game and median IoU: where the attack worked, from the comparison."
-)
-
-
-def _summarise(runs: Sequence[Run], out: Path) -> Path:
-    """Write summary.md: one row for each run that has a result."""
-    rows = [_row(run, out) for run in runs if (out / f"{run.name}.json").exists()]
-    path = out / "summary.md"
-    path.write_text("\n".join([*heading(COLUMNS), *map(row, rows), "", NOTES, ""]))
-    return path
-
-
-def _row(run: Run, out: Path) -> list[str]:
-    result = json.loads((out / f"{run.name}.json").read_text())
-    comparison = out / f"{run.name}{COMPARISON}"
-    compared = json.loads(comparison.read_text())["detectors"].get(SHIPPED, {}) if comparison.exists() else {}
-    located = compared.get("localisation", {})
-    attack, twin = result["attack"], result["clean_twin"]["triggered"]
-    triggered, victim = attack["triggered"], attack["victim"]
-    worked, found = triggered["attack"]["asr_0.5"]["value"], triggered["tpr_at_0.01"]["value"]
-    return [
-        run.name,
-        figure(victim["macro_auroc"]),
-        figure(victim["macro_auroc_less_twin"]),
-        f"{triggered['attack']['infected_auroc']:.3f}",
-        figure(triggered["attack"]["asr_0.5"]),
-        figure(triggered["attack"]["asr_0.9"]),
-        plain(triggered["attack"]["asr_0.5_without_trigger"]),
-        figure(triggered["tpr_at_0.01"]),
-        plain(found / worked if worked else None),
-        figure(triggered["tpr_at_0.01_where_it_worked"]),
-        figure(attack["clean"]["fpr_at_0.01"]),
-        figure(twin["tpr_at_0.01"]),
-        figure(located.get("pointing_game")),
-        figure(triggered.get("region_contains_trigger_in_alarms")),
-        plain(located.get("median_iou", triggered.get("median_iou_in_alarms"))),
-        plain(compared.get("forward_equivalents")),
-    ]

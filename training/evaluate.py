@@ -204,9 +204,9 @@ def triggered_table(
         },
     }
     if truth and truth[0]:
-        found = np.array([contains(row.region, where[0]) for row, where in zip(rows, truth, strict=True)])
+        found = np.array([_holds_one(row.region, where) for row, where in zip(rows, truth, strict=True)])
         table["region_contains_trigger_in_alarms"] = share(found[alarms], groups[alarms])
-        overlaps = [overlap(row.region, where[0]) for row, where in zip(rows, truth, strict=True)]
+        overlaps = [max(overlap(row.region, patch) for patch in where) for row, where in zip(rows, truth, strict=True)]
         table["median_iou_in_alarms"] = float(np.median(np.array(overlaps)[alarms])) if alarms.any() else float("nan")
         areas = [row.region.area for row in rows if row.region]
         table["region_area_px"] = float(np.median(areas)) if areas else 0.0
@@ -225,11 +225,16 @@ def film_rows(
         for row, group in zip(rows, groups, strict=True)
     ]
     for line, row, where in zip(lines, rows, truth, strict=False):
-        line["found"] = bool(where) and contains(row.region, where[0])
+        line["found"] = _holds_one(row.region, where)
     if worked is not None:
         for line, success in zip(lines, worked, strict=True):
             line["worked"] = bool(success)
     return lines
+
+
+def _holds_one(region: Region | None, patches: Sequence[Region]) -> bool:
+    """Whether the region holds a patch; of several any counts."""
+    return any(contains(region, patch) for patch in patches)
 
 
 def contains(region: Region | None, trigger: Region) -> bool:
