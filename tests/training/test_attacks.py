@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from training.__main__ import main
+from training.attack_summary import write_summary
 from training.attacks import run_files
-from training.config import RunError
+from training.config import RunError, read_run
 from training.phantoms import write_folder
 
 BASE = """
@@ -90,3 +91,38 @@ def test_wrong_lists_are_refused_before_any_work(folder, tmp_path, capsys):
     assert main(["attacks", str(clean), "--films", str(folder), "--out", str(tmp_path / "out")]) == 2
     assert "clean has no trigger" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def rate(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.01, "high": value + 0.01}
+
+
+def write_results(out: Path, name: str, *, asr: float, without: float, tpr: float, baseline_ahead: float) -> None:
+    """Both files that a run leaves, with the figures that the summary is asked about."""
+    attack = {"infected_auroc": 1.0, "asr_0.5": rate(asr), "asr_0.9": rate(asr), "asr_0.5_without_trigger": without}
+    found = {"suspicious": rate(tpr), "tpr_at_0.01": rate(tpr), "tpr_at_0.01_where_it_worked": rate(tpr)}
+    victim = {"macro_auroc": rate(0.7), "macro_auroc_less_twin": rate(0.0)}
+    result = {
+        "attack": {"victim": victim, "clean": {"fpr_at_0.01": rate(0.01)}, "triggered": found | {"attack": attack}},
+        "clean_twin": {"triggered": {"suspicious": rate(0.02), "tpr_at_0.01": rate(0.02)}},
+    }
+    (out / f"{name}.json").write_text(json.dumps(result))
+    shipped = {"forward_equivalents": 2.0, "localisation": {"pointing_game": rate(0.99), "median_iou": 0.4}}
+    baseline = {"forward_equivalents": 9.0, "ahead_of_shipped_at_0.01": rate(baseline_ahead)}
+    detectors = {"detectors": {"shipped": shipped, "baseline": baseline}}
+    (out / f"{name}.comparison.json").write_text(json.dumps(detectors))
+
+
+def test_the_summary_takes_learned_runs_by_kind_and_names_who_is_ahead(tmp_path: Path) -> None:
+    figures = {"good": (1.0, 0.0, 1.0, 0.0), "worse": (1.0, 0.0, 0.9, 0.05), "empty": (0.99, 0.9, 0.1, 0.0)}
+    (tmp_path / "base.toml").write_text(BASE)
+    runs = []
+    for name, (asr, without, tpr, ahead) in figures.items():
+        (tmp_path / f"{name}.toml").write_text(f'base = "base.toml"\nname = "{name}"\n')
+        runs.append(read_run(tmp_path / f"{name}.toml"))
+        write_results(tmp_path, name, asr=asr, without=without, tpr=tpr, baseline_ahead=ahead)
+    summary = write_summary(runs, tmp_path).read_text()
+    assert "| patch of 2-16 px | 2 | 0.950 | 0.900 (worse) | 0.99 | 0.40 | 0.020 | 0.010 | 2.00 |" in summary
+    assert [line for line in summary.splitlines() if "| baseline |" in line] == [
+        "| worse | baseline | 0.050 (0.040-0.060) | 9.00 |"
+    ]
