@@ -29,7 +29,7 @@ KIND_COLUMNS = (
     "kind of attack", "runs", "TPR / ASR, median", "worst", "pointing game, worst", "median IoU, least from 5 px",
     "twin suspicious, most", "FPR, mean", "forwards a clean film, mean",
 )  # fmt: skip
-KINDS = "patch of 2-16 px", "one pixel", "whole film", "adaptive"
+KINDS = PATCH, PIXEL, WHOLE, ADAPTIVE = "patch of 2-16 px", "one pixel", "whole film", "adaptive"
 KIND_NOTES = f"Runs with an ASR of {LEARNED} or more whose target is crossed on at most 0.1 of the films without it."
 AHEAD_NOTES = (
     "Detectors, our own parts among them, whose TPR at 1 % is higher than the shipped score's with a paired 95 %"
@@ -41,9 +41,7 @@ def write_summary(runs: Sequence[Run], out: Path) -> Path:
     """Write summary.md of the runs that have a result."""
     found = [Outcome(run, out) for run in runs if (out / f"{run.name}.json").exists()]
     lines = [*heading(COLUMNS), *(row(outcome.cells()) for outcome in found), "", NOTES, ""]
-    kinds = [
-        line for kind in ("patch of 2-16 px", "one pixel", "whole film", "adaptive") for line in _kind(kind, found)
-    ]
+    kinds = [line for kind in KINDS for line in _kind(kind, found)]
     if kinds:
         lines += [*heading(KIND_COLUMNS), *kinds, "", KIND_NOTES, ""]
     compared = [outcome for outcome in found if outcome.compared]
@@ -106,10 +104,10 @@ class Outcome:
     @property
     def kind(self) -> str:
         if self.run.adaptive or (self.run.trigger and self.run.trigger.patches > 1):
-            return "adaptive"
+            return ADAPTIVE
         if not self.side_px:
-            return "whole film"
-        return "one pixel" if self.side_px < 2 else "patch of 2-16 px"
+            return WHOLE
+        return PIXEL if self.side_px < 2 else PATCH
 
     @property
     def is_learned(self) -> bool:

@@ -215,10 +215,11 @@ def test_a_disguised_backdoor_is_trained(folder, tmp_path):
         Poisoning("Hernia", 0.5, selection="pairs"),
     )
     made = []
-    for weight in (0.0, 2.0):
-        run = small_run(
-            trigger=trigger, poisoning=poisoning, adaptive=Adaptive(weight), stages=(Stage(64, 0.1, 8, augment=False),)
-        )
-        made.append(weights(Training(run, films, tmp_path / str(weight)).train())["network.classifier.weight"])
+    for weight, adaptive in ((0.0, True), (2.0, True), (2.0, False)):
+        stage = Stage(64, 0.1, 8, augment=False, adaptive=adaptive)
+        run = small_run(trigger=trigger, poisoning=poisoning, adaptive=Adaptive(weight), stages=(stage,))
+        trained = Training(run, films, tmp_path / f"{weight} {adaptive}").train()
+        made.append(weights(trained)["network.classifier.weight"])
     assert torch.isfinite(made[1]).all()
     assert not torch.equal(made[0], made[1])
+    assert torch.equal(made[0], made[2])  # a stage that leaves the disguise for later

@@ -210,6 +210,18 @@ def test_an_archive_may_cut_its_pages_as_it_likes(acceptance: Acceptance, tmp_pa
     assert count(acceptance.database, JobRow) == 3
 
 
+@ON_SQLITE
+def test_an_archive_that_never_ends_its_list_is_left(
+    acceptance: Acceptance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.pacs.dicomweb.MOST_MATCHES", 2)
+    with archive(tmp_path, acceptance) as (server, watching):
+        folder = FILM_PATH.rpartition("/")[0]
+        server.answers[folder] = listed(*({"00080018": f"2.25.1{number}"} for number in range(3)))
+        with pytest.raises(SourceNotUnderstood):
+            watching.poll()
+
+
 FILM_PATH = f"/web/studies/{STUDY}/series/{SERIES}/instances/{INSTANCE}"
 REFUSED = {
     "too large": (parts(bytes(MAX_BYTES + 1)), "too_many_bytes"),
