@@ -91,13 +91,9 @@ class Explainer:
             self._places.release()
 
     def _explain(self, pixels_sha256: str, classifier_sha256: str, label: str) -> Maps:
-        """The graph explains the label whose (logit - centre) / scale is largest, so the centre chooses it."""
         classifier = self._registry.classifier(classifier_sha256)
         chosen = classifier.card.labels.index(label)
-        centre = np.zeros(len(classifier.card.labels), dtype=np.float32)
-        centre[chosen] = -1e6
-        film = self._film(pixels_sha256, classifier_sha256)
-        [(_, saliency)] = classifier.explain(film[None], centre, np.ones_like(centre))
+        _, saliency = classifier.explain_label(self._film(pixels_sha256, classifier_sha256), chosen)
         maps = {name: grids[0] for name, grids in saliency.maps.items()}
         return maps | {"class_activation_map": saliency.class_activation_maps[chosen]}
 

@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,18 @@ from PIL import Image
 from scipy.stats import betabinom
 
 from service.audit.classifier import Classifier, ClassifierCard
+from service.audit.concentration import isolation
 from service.audit.errors import PolicyError
-from service.audit.evidence import MEANINGS, SIGNS, Reference, Usual, fused, gather, surprise
+from service.audit.evidence import MEANINGS, SIGNS, Hypothesis, Reference, Usual, fused, gather, surprise
 from service.audit.likeness import STATISTICS, Likeness, image_statistics
 
 FloatArray = NDArray[np.float32]
 
-FORMAT = 2  # 1 ranked another score
+FORMAT = 3  # 1 and 2 ranked other scores
+# What policies of earlier formats do not hold; old audits are still shown with them.
+EARLIER = {1: {"pattern_change", "isolation"}, 2: {"isolation"}}
 REFERENCE_MINIMUM = 60
-SUPPORT_GATE_SHARE, COUNTER_GATE_SHARE, TRANSPLANT_GATE_SHARE = 0.15, 0.06, 0.06
+SUPPORT_GATE_SHARE, COUNTER_GATE_SHARE, TRANSPLANT_GATE_SHARE = 0.15, 0.10, 0.06
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +136,20 @@ def two_modes(scores: FloatArray) -> bool:
 def _fit_reference(
     films: Sequence[FloatArray], classifier: Classifier, receivers: FloatArray, tick: Callable[[], None]
 ) -> Reference:
-    logits = np.concatenate([classifier.logits(film[None]) for film in films])  # (N, C)
+    passes = [classifier.explain_label(film, 0) for film in films]
+    logits = np.stack([prediction.logits for prediction, _ in passes])  # (N, C)
     centre = np.median(logits, axis=0).astype(np.float32)
-    scale = np.maximum(1.4826 * np.median(np.abs(logits - centre), axis=0), 0.05).astype(np.float32)
+    scale = np.maximum(_mad(logits), 0.05)
+    isolations = {
+        h: np.stack([isolation(saliency.class_activation_maps, sign) for _, saliency in passes])
+        for h, sign in SIGNS.items()
+    }
+    isolation_centre = {h: np.median(found, axis=0).astype(np.float32) for h, found in isolations.items()}
+    isolation_scale = {h: np.maximum(_mad(found), 0.1 * found.std(axis=0) + 1e-3) for h, found in isolations.items()}
     usual = {(hypothesis, name): Usual.of([0.0, 1.0]) for hypothesis in SIGNS for name in MEANINGS}
     receiver_logits = classifier.logits(receivers)
-    start = Reference(centre, scale, usual, dict.fromkeys(SIGNS, 0.0), 0.0, receivers, receiver_logits)
+    ungated = dict.fromkeys(SIGNS, 0.0)
+    start = Reference(centre, scale, isolation_centre, isolation_scale, usual, ungated, 0.0, receivers, receiver_logits)
     everything = []
     for film in films:
         everything.append(gather(film, classifier, start, exhaustive=True))
@@ -149,25 +160,23 @@ def _fit_reference(
         for hypothesis in SIGNS
         for name in MEANINGS
     }
-    fitted = Reference(centre, scale, usual, {}, 0.0, receivers, receiver_logits)
+    fitted = replace(start, usual=usual)
     surprises = [surprise(f.values, "support", fitted) for f in findings if f.hypothesis == "support"]
-    lows = [f.values["excess"] for f in findings if f.hypothesis == "counter"]
+    against = [f.values["isolation"] for f in findings if f.hypothesis == "counter"]
     scores = [
         max(fused({**f.values, "transplant_change": -np.inf}, f.hypothesis, fitted) for f in evidence.findings)
         for evidence in everything
     ]
-    return Reference(
-        centre,
-        scale,
-        usual,
-        {
-            "support": float(np.quantile(surprises, 1 - SUPPORT_GATE_SHARE)),
-            "counter": float(np.quantile(lows, 1 - COUNTER_GATE_SHARE)),
-        },
-        float(np.quantile(scores, 1 - TRANSPLANT_GATE_SHARE)),
-        receivers,
-        receiver_logits,
-    )
+    gates: dict[Hypothesis, float] = {
+        "support": float(np.quantile(surprises, 1 - SUPPORT_GATE_SHARE)),
+        "counter": float(np.quantile(against, 1 - COUNTER_GATE_SHARE)),
+    }
+    return replace(fitted, gates=gates, transplant_gate=float(np.quantile(scores, 1 - TRANSPLANT_GATE_SHARE)))
+
+
+def _mad(values: FloatArray) -> FloatArray:
+    """(N, C) -> (C,): the median absolute deviation, scaled to a standard deviation."""
+    return np.asarray(1.4826 * np.median(np.abs(values - np.median(values, axis=0)), axis=0), dtype=np.float32)
 
 
 def split_by_patient(films: Sequence[CalibrationFilm], share: float = 1 / 3) -> tuple[list[int], list[int]]:
@@ -291,6 +300,10 @@ def policy_bytes(policy: Policy) -> bytes:
         "reference": {
             "label_centre": _floats(reference.label_centre),
             "label_scale": _floats(reference.label_scale),
+            "isolation": {
+                h: {"centre": _floats(reference.isolation_centre[h]), "scale": _floats(reference.isolation_scale[h])}
+                for h in SIGNS
+            },
             "gates": dict(reference.gates),
             "transplant_gate": reference.transplant_gate,
             "usual": {
@@ -316,10 +329,11 @@ def read_policy(data: bytes) -> Policy:
     """Parse a policy file. Raises PolicyError when anything that is needed is missing or malformed."""
     try:
         table = json.loads(data)
-        if table["format"] not in (1, FORMAT):
+        if table["format"] not in (*EARLIER, FORMAT):
             raise PolicyError(f"policy format {table['format']} is not {FORMAT}")
         reference = table["reference"]
-        known = set(MEANINGS) - ({"pattern_change"} if table["format"] == 1 else set())
+        known = set(MEANINGS) - EARLIER.get(table["format"], set())
+        isolations = reference["isolation"] if table["format"] == FORMAT else {}
         usual = {(h, name): Usual.of(reference["usual"][h][name]) for h in SIGNS for name in MEANINGS if name in known}
         size = len(table["likeness"]["mean"])
         if size != len(STATISTICS):
@@ -341,6 +355,8 @@ def read_policy(data: bytes) -> Policy:
             reference=Reference(
                 label_centre=np.asarray(reference["label_centre"], dtype=np.float32),
                 label_scale=np.asarray(reference["label_scale"], dtype=np.float32),
+                isolation_centre={h: np.asarray(isolations[h]["centre"], dtype=np.float32) for h in isolations},
+                isolation_scale={h: np.asarray(isolations[h]["scale"], dtype=np.float32) for h in isolations},
                 usual=usual,
                 gates={h: float(reference["gates"][h]) for h in SIGNS},
                 transplant_gate=float(reference["transplant_gate"]),

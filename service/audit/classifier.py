@@ -20,6 +20,7 @@ from service.audit.preprocessing import Preprocessing
 METADATA_KEY = "triggerscope"  # one metadata_props entry of the ONNX model; its value is JSON
 FORMAT = 1  # of that JSON and of the graph's inputs and outputs
 PIXEL_CONVENTION = "float32 in [0, 1], 0 = air-black"
+_BELOW_ALL = np.float32(-1e6)  # as its centre it makes a label the one furthest above
 MAP_KINDS = ("layercam", "counter_layercam", "gradcam")
 
 FloatArray = NDArray[np.float32]
@@ -132,6 +133,13 @@ class Classifier:
         feed = {"radiograph": batch, "label_centre": centre, "label_scale": scale}
         outputs = dict(zip(names, self._explaining.run(names, feed), strict=True))
         return [self._film(outputs, film) for film in range(len(batch))]
+
+    def explain_label(self, film: FloatArray, label: int) -> tuple[Prediction, Saliency]:
+        """Predict one film, (1, S, S), and explain the label of that index, whatever its logit."""
+        centre = np.zeros(len(self.card.labels), dtype=np.float32)
+        centre[label] = _BELOW_ALL
+        [found] = self.explain(film[None], centre, np.ones_like(centre))
+        return found
 
     def logits(self, batch: FloatArray) -> FloatArray:
         """(N, 1, S, S) float32 in [0, 1] -> (N, C) float32, without the cost of explaining."""

@@ -1,7 +1,8 @@
 """Prediction and Saliency -> Evidence: concentration and causal tests, fused into one scalar per film.
 
 Two hypotheses are tested. *Support*: the label furthest above its usual logit owes it to a few pixels, or to a change
-of the whole film. *Counter*: the label furthest below its usual logit is held down in the same way. Each test gives a
+of the whole film. *Counter*: a label is held down in the same way; it is sought where one place speaks against a label
+as hardly any does on clean films, since the logit of a finding that was taken away is merely usual. Each test gives a
 number of which larger is more suspicious; it is standardised by what clean reference films show (median and MAD) and
 weighs log(1 + z / allowance) where z is positive. The tests of a patch are added up, of those of the whole film the
 largest counts, and of these two stories the better told one: added together, the noise of one drowns the other.
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.audit.classifier import Classifier, Prediction, Saliency
-from service.audit.concentration import entropy, gini, mass
+from service.audit.concentration import entropy, gini, isolation, mass
 from service.audit.counterfactual import filled_in, filtered, hot_window, transplanted, without_patterns
 from service.audit.errors import ClassifierError
 from service.audit.preprocessing import Region
@@ -35,13 +36,14 @@ WHOLE_FILM = ("filter_change", "pattern_change")
 # in neither list (the counter-evidence's excess, diffuseness) opens gates only.
 ALLOWANCES: dict[Hypothesis, dict[str, float]] = {
     "support": {"excess": 1, **dict.fromkeys(PATCH, 1), **dict.fromkeys(WHOLE_FILM, 10)},
-    "counter": {"concentration": 1, "fill_in_change": 3, "transplant_change": 3, **dict.fromkeys(WHOLE_FILM, 10)},
+    "counter": {"isolation": 2, **dict.fromkeys(PATCH, 2), **dict.fromkeys(WHOLE_FILM, 10)},
 }
 # What each number says, in words for people; `{label}` is filled in. Also the list of all evidence.
 MEANINGS = {
     "excess": "how far {label} lies from its usual logit",
     "concentration": "the evidence for {label} comes from unusually few pixels",
     "diffuseness": "the evidence for {label} is spread unusually evenly over the film",
+    "isolation": "one place speaks for {label} far more than the next ones do",
     "fill_in_change": "{label} falls back when the hottest region is filled in from its surroundings",
     "filter_change": "{label} falls back when the whole film is median-filtered",
     "pattern_change": "{label} falls back when periodic patterns are taken out of the film",
@@ -78,7 +80,8 @@ class Usual:
 class Reference:
     """What a classifier does on clean films: the yardstick of every test.
 
-    label_centre, label_scale: (C,) of the clean logits. usual: (hypothesis, evidence) -> Usual.
+    label_centre, label_scale: (C,) of the clean logits. isolation_centre, isolation_scale: hypothesis -> (C,) of the
+    labels' isolation on clean films. usual: (hypothesis, evidence) -> Usual.
     gates: hypothesis -> the surprise from which causal tests are run. transplant_gate: the score from which the
     region is transplanted. receivers: (R, 1, S, S) clean radiographs that receive the transplant, and
     receiver_logits: (R, C) what the classifier says of them without it.
@@ -86,11 +89,18 @@ class Reference:
 
     label_centre: FloatArray
     label_scale: FloatArray
+    isolation_centre: Mapping[Hypothesis, FloatArray]
+    isolation_scale: Mapping[Hypothesis, FloatArray]
     usual: Mapping[tuple[Hypothesis, str], Usual]
     gates: Mapping[Hypothesis, float]
     transplant_gate: float
     receivers: FloatArray
     receiver_logits: FloatArray
+
+    def isolations(self, saliency: Saliency, hypothesis: Hypothesis) -> FloatArray:
+        """(C,): how isolated the place is that speaks most for, or against, each label, in units of its scale."""
+        found = isolation(saliency.class_activation_maps, SIGNS[hypothesis])
+        return np.asarray((found - self.isolation_centre[hypothesis]) / self.isolation_scale[hypothesis])
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +133,8 @@ class Evidence:
 
 
 def fused(values: Mapping[str, float], hypothesis: Hypothesis, reference: Reference) -> float:
-    """The score of one hypothesis: its excess, and a patch or a change of the whole film, whichever is told better."""
+    """The score of one hypothesis: what drew the eye to its label (its excess, or for a label that is held down its
+    isolation), and a patch or a change of the whole film, whichever is told better."""
     weights = {
         name: reference.usual[hypothesis, name].weight(values[name], allowance)
         for name, allowance in ALLOWANCES[hypothesis].items()
@@ -131,21 +142,17 @@ def fused(values: Mapping[str, float], hypothesis: Hypothesis, reference: Refere
     }
     patch = sum(weights.get(name, 0.0) for name in PATCH)
     whole_film = max(weights.get(name, 0.0) for name in WHOLE_FILM)
-    return weights.get("excess", 0.0) + max(patch, whole_film)
+    return weights.get("excess", 0.0) + weights.get("isolation", 0.0) + max(patch, whole_film)
 
 
 def first_look(
-    film: FloatArray, classifier: Classifier, reference: Reference, hypothesis: Hypothesis
-) -> tuple[Prediction, Finding]:
-    """One pass with maps of the label that lies furthest above (support) or below (counter) its usual logit.
-
-    film: (1, S, S) float32.
-    """
-    sign = SIGNS[hypothesis]
-    [(prediction, saliency)] = classifier.explain(film[None], reference.label_centre, sign * reference.label_scale)
+    prediction: Prediction, saliency: Saliency, classifier: Classifier, reference: Reference, hypothesis: Hypothesis
+) -> Finding:
+    """What one explaining pass says of the label that it explained. Raises ClassifierError for logits that are no
+    numbers."""
     if not np.isfinite(prediction.logits).all():
         raise ClassifierError("the classifier answered with numbers that are not finite")
-    label = int(saliency.explained_labels[0])
+    sign, label = SIGNS[hypothesis], int(saliency.explained_labels[0])
     fine, coarse = classifier.card.grids[:2]
     prefix = "layercam" if hypothesis == "support" else "counter_layercam"
     hot = saliency.maps[f"{prefix}_{fine}"][0]
@@ -154,9 +161,9 @@ def first_look(
         * float((prediction.logits[label] - reference.label_centre[label]) / reference.label_scale[label]),
         "concentration": 1.0 - entropy(mass(hot)),
         "diffuseness": 1.0 - gini(mass(saliency.maps[f"{prefix}_{coarse}"][0])),
+        "isolation": float(reference.isolations(saliency, hypothesis)[label]),
     }
-    region = hot_window(hot, film.shape[-1])
-    return prediction, Finding(hypothesis, label, values, saliency, region, 0.0)
+    return Finding(hypothesis, label, values, saliency, hot_window(hot, classifier.card.preprocessing.size), 0.0)
 
 
 def surprise(values: Mapping[str, float], hypothesis: Hypothesis, reference: Reference) -> float:
@@ -221,13 +228,13 @@ def gather(film: FloatArray, classifier: Classifier, reference: Reference, *, ex
     cascade stops where a film looks ordinary.
     """
     watch, explain_passes, forward_passes = _Stopwatch(), 1, 0
-    prediction, support = first_look(film, classifier, reference, "support")
+    [(prediction, saliency)] = classifier.explain(film[None], reference.label_centre, reference.label_scale)
+    looks = [with_values(first_look(prediction, saliency, classifier, reference, "support"), reference)]
     watch.lap("explain")
-    looks = [with_values(support, reference)]
-    lowest = float(np.min((prediction.logits - reference.label_centre) / reference.label_scale))
-    if exhaustive or -lowest >= reference.gates["counter"]:
-        _, counter = first_look(film, classifier, reference, "counter")
-        looks.append(with_values(counter, reference))
+    against = reference.isolations(saliency, "counter")
+    if exhaustive or float(against.max()) >= reference.gates["counter"]:
+        explained = classifier.explain_label(film, int(against.argmax()))
+        looks.append(with_values(first_look(*explained, classifier, reference, "counter"), reference))
         explain_passes += 1
         watch.lap("explain")
     findings, changed = [], None

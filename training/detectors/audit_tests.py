@@ -13,6 +13,7 @@ from training.detectors.reading import Context, Reading, Seen, middle
 COSTS: dict[str, int | None] = {
     "concentration": 0,
     "diffuseness": 0,
+    "isolation": 0,
     "fill_in_change": 1,
     "filter_change": 1,
     "pattern_change": 1,

@@ -52,8 +52,9 @@ class Seen:
 
     @classmethod
     def of(cls, film: FloatArray, classifier: Classifier, context: Context) -> "Seen":
-        prediction, look = first_look(film, classifier, context.policy.reference, "support")
-        return cls(film, prediction.logits, look)
+        reference = context.policy.reference
+        [(prediction, saliency)] = classifier.explain(film[None], reference.label_centre, reference.label_scale)
+        return cls(film, prediction.logits, first_look(prediction, saliency, classifier, reference, "support"))
 
     @property
     def label(self) -> int:

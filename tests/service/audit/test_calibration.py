@@ -122,10 +122,14 @@ def test_a_policy_of_another_classifier_is_refused(policy, models_dir):
         policy.check(Classifier.load(models_dir / "phantom-badnet3.onnx").card)
 
 
-def test_a_policy_of_an_earlier_score_can_be_read_and_ranks_nothing(classifier, policy):
-    table = json.loads(policy_bytes(policy)) | {"format": 1}
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_policy_of_an_earlier_score_can_be_read_and_ranks_nothing(classifier, policy, version):
+    table = json.loads(policy_bytes(policy)) | {"format": version}
+    del table["reference"]["isolation"]
     for usual in table["reference"]["usual"].values():
-        del usual["pattern_change"]
+        del usual["isolation"]
+        if version == 1:
+            del usual["pattern_change"]
     old = read_policy(json.dumps(table).encode())
     assert old.outdated
     assert not policy.outdated

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from service.audit.concentration import concentration, mass
+from service.audit.concentration import concentration, isolation, mass
 
 
 def test_a_uniform_map():
@@ -43,3 +43,18 @@ def test_scale_does_not_matter():
 )
 def test_a_map_without_mass_counts_as_uniform(cells):
     assert mass(cells.astype(np.float32)) == pytest.approx(np.full((7, 7), 1 / 49))
+
+
+def test_a_place_stands_out_from_the_sixth_of_the_cells_that_follows_it():
+    cells = np.full((7, 7), 2.0, dtype=np.float32)
+    cells[0, 0] = -5.0
+    assert isolation(cells, -1.0) == 7.0
+    assert isolation(cells, 1.0) == 0.0
+    assert isolation(cells + 100.0, -1.0) == 7.0
+
+
+def test_an_organ_does_not_stand_out_from_itself():
+    cells = np.zeros((2, 6, 6), dtype=np.float32)
+    cells[0, :3, :4] = 9.0  # a third of the cells
+    cells[1, 2, 2] = 9.0
+    assert isolation(cells, 1.0).tolist() == [0.0, 9.0]

@@ -1,5 +1,7 @@
 """How tests become one score, by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,8 @@ def reference():
     return Reference(
         label_centre=np.zeros(2, dtype=np.float32),
         label_scale=np.ones(2, dtype=np.float32),
+        isolation_centre=dict.fromkeys(SIGNS, np.zeros(2, dtype=np.float32)),
+        isolation_scale=dict.fromkeys(SIGNS, np.ones(2, dtype=np.float32)),
         usual={(hypothesis, name): usual for hypothesis in SIGNS for name in MEANINGS},
         gates=dict.fromkeys(SIGNS, 0.0),
         transplant_gate=0.0,
@@ -36,10 +40,21 @@ def test_a_patch_adds_its_tests_up_and_the_whole_film_counts_its_largest(referen
     assert fused(patch | whole, "support", reference) == pytest.approx(fused(patch, "support", reference))
 
 
-def test_the_excess_counts_for_a_label_that_is_supported_only(reference):
-    values = {"excess": 8.0, "fill_in_change": 30.0}
+def test_what_drew_the_eye_counts_the_excess_of_a_supported_and_the_isolation_of_a_held_down_label(reference):
+    values = {"excess": 8.0, "isolation": 12.0, "fill_in_change": 30.0}
     assert fused(values, "support", reference) == pytest.approx(weight(8) + weight(30))
-    assert fused(values, "counter", reference) == pytest.approx(weight(30, 3))
+    assert fused(values, "counter", reference) == pytest.approx(weight(12, 2) + weight(30, 2))
+
+
+def test_a_label_is_held_down_where_one_place_speaks_against_it_whatever_its_logit(shipped_badnet):
+    classifier, policy, film = shipped_badnet
+    labels = len(classifier.card.labels)
+    lowest = int(np.argmin(classifier.logits(film[None])[0]))
+    chosen = (lowest + 1) % labels
+    usual = dict(policy.reference.isolation_centre)
+    usual["counter"] = np.where(np.arange(labels) == chosen, -1e3, 1e3).astype(np.float32)
+    found = gather(film, classifier, replace(policy.reference, isolation_centre=usual), exhaustive=True)
+    assert [finding.label for finding in found.findings if finding.hypothesis == "counter"] == [chosen]
 
 
 def test_what_is_below_usual_or_was_not_taken_adds_nothing(reference):
@@ -52,7 +67,8 @@ class Counting:
     """A classifier's answers pass through, films that are predicted without maps are counted."""
 
     def __init__(self, classifier):
-        self.card, self.explain, self._logits, self.films = classifier.card, classifier.explain, classifier.logits, 0
+        self.card, self.explain, self.explain_label = classifier.card, classifier.explain, classifier.explain_label
+        self._logits, self.films = classifier.logits, 0
 
     def logits(self, batch):
         self.films += len(batch)
