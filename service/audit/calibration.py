@@ -136,7 +136,9 @@ def two_modes(scores: FloatArray) -> bool:
 def _fit_reference(
     films: Sequence[FloatArray], classifier: Classifier, receivers: FloatArray, tick: Callable[[], None]
 ) -> Reference:
-    passes = [classifier.explain_label(film, 0) for film in films]
+    labels = len(classifier.card.labels)
+    nothing, one = np.zeros(labels, dtype=np.float32), np.ones(labels, dtype=np.float32)
+    passes = [classifier.explain(film[None], nothing, one)[0] for film in films]
     logits = np.stack([prediction.logits for prediction, _ in passes])  # (N, C)
     centre = np.median(logits, axis=0).astype(np.float32)
     scale = np.maximum(_mad(logits), 0.05)
@@ -333,7 +335,7 @@ def read_policy(data: bytes) -> Policy:
             raise PolicyError(f"policy format {table['format']} is not {FORMAT}")
         reference = table["reference"]
         known = set(MEANINGS) - EARLIER.get(table["format"], set())
-        isolations = reference["isolation"] if table["format"] == FORMAT else {}
+        isolations = {h: reference["isolation"][h] for h in SIGNS} if table["format"] == FORMAT else {}
         usual = {(h, name): Usual.of(reference["usual"][h][name]) for h in SIGNS for name in MEANINGS if name in known}
         size = len(table["likeness"]["mean"])
         if size != len(STATISTICS):

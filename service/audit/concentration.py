@@ -1,6 +1,7 @@
 """Saliency -> how concentrated the evidence is, measured on the raw map at its native grid.
 
-All measures ignore the map's scale: a map and twice the map give the same numbers.
+The measures of one map ignore its scale: a map and twice the map give the same numbers. `isolation` compares maps of
+one label, in units of its logit.
 """
 
 from dataclasses import dataclass
@@ -81,8 +82,8 @@ def concentration(saliency_map: FloatArray) -> Concentration:
 def isolation(activation_maps: FloatArray, sign: float) -> FloatArray:
     """How far the place that speaks most for (sign 1) or against (-1) a label stands out from those next to it in rank.
 
-    activation_maps: (..., h, w), signed. Returns (...): the extreme cell less the border of the sixth of the cells that
-    lies towards it. A patch rules one cell or a few; an organ rules more, and the level of the map does not matter.
+    activation_maps: (..., h, w), signed. Returns (...): max(sign * cells) less their 5/6 quantile. A patch rules one
+    cell or a few; an organ rules more than a sixth of the map, and the map's level does not matter.
     """
     cells = sign * activation_maps.reshape(*activation_maps.shape[:-2], -1)
     return np.asarray(cells.max(axis=-1) - np.quantile(cells, 1 - LEADING_SHARE, axis=-1), dtype=np.float32)

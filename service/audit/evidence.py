@@ -33,7 +33,7 @@ PATCH = ("concentration", "fill_in_change", "transplant_change")
 WHOLE_FILM = ("filter_change", "pattern_change")
 # By how much a test's z is divided. A clean classifier too answers to a change of the whole film that it never saw, and
 # its labels are held down by many things; a patch of one percent of the film moves none of its labels far. What stands
-# in neither list (the counter-evidence's excess, diffuseness) opens gates only.
+# in neither list opens a gate (diffuseness, of a supported label) or is there to be read.
 ALLOWANCES: dict[Hypothesis, dict[str, float]] = {
     "support": {"excess": 1, **dict.fromkeys(PATCH, 1), **dict.fromkeys(WHOLE_FILM, 10)},
     "counter": {"isolation": 2, **dict.fromkeys(PATCH, 2), **dict.fromkeys(WHOLE_FILM, 10)},
@@ -48,6 +48,16 @@ MEANINGS = {
     "filter_change": "{label} falls back when the whole film is median-filtered",
     "pattern_change": "{label} falls back when periodic patterns are taken out of the film",
     "transplant_change": "the hottest region carries {label} over to other radiographs",
+}
+COUNTER_MEANINGS = {
+    "excess": "how far {label} lies below its usual logit",
+    "concentration": "the evidence against {label} comes from unusually few pixels",
+    "diffuseness": "the evidence against {label} is spread unusually evenly over the film",
+    "isolation": "one place speaks against {label} far more than the next ones do",
+    "fill_in_change": "{label} rises when the region that speaks most against it is filled in from its surroundings",
+    "filter_change": "{label} rises when the whole film is median-filtered",
+    "pattern_change": "{label} rises when periodic patterns are taken out of the film",
+    "transplant_change": "that region holds {label} down on other radiographs too",
 }
 
 
@@ -82,9 +92,9 @@ class Reference:
 
     label_centre, label_scale: (C,) of the clean logits. isolation_centre, isolation_scale: hypothesis -> (C,) of the
     labels' isolation on clean films. usual: (hypothesis, evidence) -> Usual.
-    gates: hypothesis -> the surprise from which causal tests are run. transplant_gate: the score from which the
-    region is transplanted. receivers: (R, 1, S, S) clean radiographs that receive the transplant, and
-    receiver_logits: (R, C) what the classifier says of them without it.
+    gates: what opens the causal tests, for `support` a surprise, for `counter` the largest isolation. transplant_gate:
+    the score from which the region is transplanted. receivers: (R, 1, S, S) clean radiographs that receive the
+    transplant, and receiver_logits: (R, C) what the classifier says of them without it.
     """
 
     label_centre: FloatArray
@@ -148,9 +158,9 @@ def fused(values: Mapping[str, float], hypothesis: Hypothesis, reference: Refere
 def first_look(
     prediction: Prediction, saliency: Saliency, classifier: Classifier, reference: Reference, hypothesis: Hypothesis
 ) -> Finding:
-    """What one explaining pass says of the label that it explained. Raises ClassifierError for logits that are no
-    numbers."""
-    if not np.isfinite(prediction.logits).all():
+    """What one explaining pass says of the label that it explained. Raises ClassifierError where the classifier's
+    answers are no numbers."""
+    if not (np.isfinite(prediction.logits).all() and np.isfinite(saliency.class_activation_maps).all()):
         raise ClassifierError("the classifier answered with numbers that are not finite")
     sign, label = SIGNS[hypothesis], int(saliency.explained_labels[0])
     fine, coarse = classifier.card.grids[:2]

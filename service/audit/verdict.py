@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.audit.calibration import Policy
-from service.audit.evidence import MEANINGS, Evidence, Finding, Hypothesis
+from service.audit.evidence import COUNTER_MEANINGS, MEANINGS, Evidence, Finding, Hypothesis
 from service.audit.preprocessing import Region
 
 VerdictWord = Literal["unremarkable", "suspicious", "indeterminate"]
@@ -93,9 +93,9 @@ def reported(evidence: Evidence, policy: Policy) -> Finding:
 
 
 def _reasons(finding: Finding, label: str, policy: Policy) -> tuple[str, ...]:
-    subject = label if finding.hypothesis == "support" else f"the low {label}"
+    meanings = MEANINGS if finding.hypothesis == "support" else COUNTER_MEANINGS
     return tuple(
-        f"{MEANINGS[name].format(label=subject)} (p = {measurement.p_value:.3f})"
+        f"{meanings[name].format(label=label)} (p = {measurement.p_value:.3f})"
         for name, measurement in ranked(finding, policy).items()
         if measurement.p_value is not None and measurement.p_value <= REMARKABLE and name != "excess"
     )

@@ -26,10 +26,10 @@ TITLES = {
     "likeness": "Likeness",
 }
 SENTENCES = {
-    "excess": "{label} lies {value:.1f} of its spread {direction} its usual value, which counts beside the tests.",
-    "concentration": "How far the evidence for {label} comes from few pixels: 0 is the whole film, 1 a single cell.",
-    "diffuseness": "How evenly the evidence for {label} is spread: whole-image triggers spread it unusually.",
-    "isolation": "How far one place stands out from those next to it in rank, in spreads of clean films: {value:.1f}.",
+    "excess": "{label} lies {value:.1f} of its spread {direction} its usual value{role}.",
+    "concentration": "How far the evidence {side} {label} comes from few pixels: 0 is the whole film, 1 a single cell.",
+    "diffuseness": "How evenly the evidence {side} {label} is spread: whole-image triggers spread it unusually.",
+    "isolation": "One place speaks {side} {label} more than the next ones do: {value:.1f} spreads above what is usual.",
     "fill_in_change": "Filled in from around it, the hottest region moves {label} back by {value:.1f} of its spread.",
     "filter_change": "Median-filtering the whole film moves {label} back by {value:.1f} of its spread.",
     "pattern_change": "Without its periodic patterns the film moves {label} back by {value:.1f} of its spread.",
@@ -185,11 +185,17 @@ def map_words(name: str) -> str:
 
 def _line(row: AuditRow, name: str, hypothesis: Hypothesis, policy: Policy | None) -> Line:
     value, p_value = row.evidence[name]["value"], row.evidence[name]["p_value"]
-    direction = "above" if SIGNS[hypothesis] > 0 else "below"
+    supports = hypothesis == "support"
     least = policy.likeness_level if name == "likeness" and policy else REMARKABLE
     return Line(
         title=TITLES[name],
-        sentence=SENTENCES[name].format(label=_plain(row.explained_label), value=abs(value), direction=direction),
+        sentence=SENTENCES[name].format(
+            label=_plain(row.explained_label),
+            value=abs(value) if name == "excess" else value,
+            direction="above" if SIGNS[hypothesis] * value > 0 else "below",
+            role=", which counts beside the tests" if supports else "",
+            side="for" if supports else "against",
+        ),
         value=value,
         p_value=p_value,
         plot=_evidence_plot(name, value, hypothesis, policy) if policy else None,

@@ -57,6 +57,7 @@ def attack(real_films, tmp_path_factory):
     later = in_split(films, "tuning")[80:]
     inputs = model_inputs(later, RUN.preprocessing)
     predicted = np.flatnonzero([classifier.logits(film[None])[0, effusion] > 0 for film in inputs])[:ATTACKED]
+    assert len(predicted) == ATTACKED
     triggered = triggered_inputs([later[int(i)] for i in predicted], RUN, RUN.preprocessing)
     return Attack(classifier, policy, inputs[predicted], triggered)
 

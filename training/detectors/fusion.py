@@ -1,7 +1,8 @@
 """Ways to add the service's tests up to one score, each fitted on tuning films only.
 
 Every rule sees, for one hypothesis, the standardised tests (N, 6) in the order of TESTS, and gives (N,) scores. As in
-the service, a film's score is the larger of its two hypotheses'.
+the service, a film's score is the larger of its two hypotheses'. What drew the eye to a label, its excess or its
+isolation, is left out: these rules weigh the tests alone.
 """
 
 from collections.abc import Callable, Mapping

@@ -53,8 +53,20 @@ def test_a_label_is_held_down_where_one_place_speaks_against_it_whatever_its_log
     chosen = (lowest + 1) % labels
     usual = dict(policy.reference.isolation_centre)
     usual["counter"] = np.where(np.arange(labels) == chosen, -1e3, 1e3).astype(np.float32)
-    found = gather(film, classifier, replace(policy.reference, isolation_centre=usual), exhaustive=True)
-    assert [finding.label for finding in found.findings if finding.hypothesis == "counter"] == [chosen]
+    elsewhere = replace(policy.reference, isolation_centre=usual)
+    for reference in (elsewhere, replace(elsewhere, gates={"support": np.inf, "counter": 1.0})):
+        found = gather(film, classifier, reference, exhaustive=reference is elsewhere)
+        assert [finding.label for finding in found.findings if finding.hypothesis == "counter"] == [chosen]
+    closed = gather(film, classifier, replace(elsewhere, gates=dict.fromkeys(SIGNS, np.inf)))
+    assert (closed.explain_passes, closed.forward_passes) == (1, 0)
+
+
+def test_any_label_can_be_explained(shipped_badnet):
+    classifier, _, film = shipped_badnet
+    for label in range(len(classifier.card.labels)):
+        prediction, saliency = classifier.explain_label(film, label)
+        assert saliency.explained_labels[0] == label
+        assert prediction.logits == pytest.approx(classifier.logits(film[None])[0], abs=1e-3)
 
 
 def test_what_is_below_usual_or_was_not_taken_adds_nothing(reference):

@@ -1,10 +1,11 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from service.audit.calibration import Policy
-from service.dashboard.explanation import certainty, headline, map_choices, map_words, place
+from service.audit.calibration import Policy, read_policy
+from service.dashboard.explanation import certainty, explain, headline, map_choices, map_words, place, usual_evidence
 from service.dashboard.plots import BINS, HEIGHT, WIDTH, histogram
 from service.db.tables import AuditRow, FilmRow
 
@@ -58,3 +59,30 @@ def test_a_plot_marks_the_film_on_the_axis_of_the_clean_films() -> None:
 def test_a_single_value_makes_a_plot_too() -> None:
     [bar] = histogram(np.zeros(5, dtype=np.float32)).bars
     assert bar.x == 0
+
+
+def audited(hypothesis: str, **values: float) -> AuditRow:
+    return AuditRow(
+        verdict="suspicious", hypothesis=hypothesis, explained_label="Effusion", region=None, score=9.0, p_value=0.01,
+        probabilities={"Effusion": 0.4}, evidence={name: {"value": v, "p_value": 0.2} for name, v in values.items()},
+    )  # fmt: skip
+
+
+def test_what_is_said_of_a_held_down_label_does_not_claim_that_its_logit_is_low() -> None:
+    said = [line.sentence for line in explain(audited("counter", excess=-0.9, concentration=0.1), FILM, None).lines]
+    assert said[0] == "Effusion lies 0.9 of its spread above its usual value."
+    assert "the evidence against Effusion" in said[1]
+    said = [line.sentence for line in explain(audited("support", excess=2.0), FILM, None).lines]
+    assert said == ["Effusion lies 2.0 of its spread above its usual value, which counts beside the tests."]
+
+
+def test_an_audit_and_a_policy_of_an_earlier_score_are_still_shown(models_dir: Path) -> None:
+    table = json.loads((models_dir / "phantom-badnet3.policy.json").read_bytes()) | {"format": 2}
+    del table["reference"]["isolation"]
+    for usual in table["reference"]["usual"].values():
+        del usual["isolation"]
+    old = read_policy(json.dumps(table).encode())
+    assert "Isolation" not in [usual.title for usual in usual_evidence(old)]
+    lines = explain(audited("counter", excess=2.5, concentration=0.1), FILM, old).lines
+    assert [line.title for line in lines] == ["Confidence", "Concentration"]
+    assert all(line.plot for line in lines)
