@@ -35,6 +35,17 @@ AHEAD_NOTES = (
     "Detectors, our own parts among them, whose TPR at 1 % is higher than the shipped score's with a paired 95 %"
     " interval wholly above zero; on the films that the detector read."
 )
+BESIDE = {
+    SHIPPED: "the service", "every_test": "all its tests on every film", "maximum_probability": "maximum probability",
+    "residual_peak": "median residual of the picture alone", "random_map": "random map",
+    "last_layer_entropy": "last-layer map, entropy", "layercam_28_entropy": "LayerCAM-28, entropy",
+    "purify_compare": "median purify-and-compare", "scale_up": "SCALE-UP", "strip": "STRIP",
+    "sentinet": "SentiNet, last-layer Grad-CAM",
+}  # fmt: skip
+BESIDE_NOTES = (
+    "TPR at 1 % on the same films, thresholds from the same calibration films. `<`, `>`: the paired 95 % interval of"
+    " the difference to the service lies wholly below or above zero. STRIP and SentiNet read a part of the films."
+)
 
 
 def write_summary(runs: Sequence[Run], out: Path) -> Path:
@@ -46,6 +57,8 @@ def write_summary(runs: Sequence[Run], out: Path) -> Path:
         lines += [*heading(KIND_COLUMNS), *kinds, "", KIND_NOTES, ""]
     compared = [outcome for outcome in found if outcome.compared]
     if compared:
+        lines += [BESIDE_NOTES, "", *heading(("run", *BESIDE.values()))]
+        lines += [*(row(outcome.beside()) for outcome in compared), ""]
         ahead = [line for outcome in compared for line in outcome.ahead()]
         lines += [AHEAD_NOTES, "", *heading(("run", "detector", "ahead of the shipped score by", "forwards a film"))]
         lines += ahead or [row(("none", "-", "-", "-"))]
@@ -162,6 +175,10 @@ class Outcome:
             plain(self.forwards),
         ]
 
+    def beside(self) -> list[str]:
+        """The row's TPR at 1 % of each detector of BESIDE."""
+        return [self.run.name, *(_beside(self.compared.get(name)) for name in BESIDE)]
+
     def ahead(self) -> list[str]:
         """Rows of the detectors that are surely better here."""
         return [
@@ -169,3 +186,11 @@ class Outcome:
             for name, table in self.compared.items()
             if (lead := table.get("ahead_of_shipped_at_0.01")) is not None and lead["low"] > 0
         ]
+
+
+def _beside(table: dict[str, Any] | None) -> str:
+    if table is None:
+        return "-"
+    lead = table.get("ahead_of_shipped_at_0.01", {"low": 0.0, "high": 0.0})
+    sign = " <" if lead["high"] < 0 else " >" if lead["low"] > 0 else ""
+    return f"{table['tpr_at_0.01']['value']:.3f}{sign}"
