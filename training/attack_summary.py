@@ -39,7 +39,8 @@ BESIDE = {
     SHIPPED: "the service", "every_test": "all its tests on every film", "maximum_probability": "maximum probability",
     "residual_peak": "median residual of the picture alone", "random_map": "random map",
     "last_layer_entropy": "last-layer map, entropy", "layercam_28_entropy": "LayerCAM-28, entropy",
-    "purify_compare": "median purify-and-compare", "scale_up": "SCALE-UP", "strip": "STRIP",
+    "purify_compare": "median purify-and-compare", "scale_up_label": "SCALE-UP, of one label",
+    "strip_added": "STRIP, summed entropies",
     "sentinet": "SentiNet, last-layer Grad-CAM",
 }  # fmt: skip
 BESIDE_NOTES = (

@@ -114,7 +114,7 @@ def write_results(out: Path, name: str, *, asr: float, without: float, tpr: floa
     }
     baseline = {"forward_equivalents": 9.0, "ahead_of_shipped_at_0.01": rate(baseline_ahead)}
     scale_up = {"forward_equivalents": 6.0, "tpr_at_0.01": rate(0.4), "ahead_of_shipped_at_0.01": rate(0.4 - tpr)}
-    detectors = {"detectors": {"shipped": shipped, "baseline": baseline, "scale_up": scale_up}}
+    detectors = {"detectors": {"shipped": shipped, "baseline": baseline, "scale_up_label": scale_up}}
     (out / f"{name}.comparison.json").write_text(json.dumps(detectors))
 
 
