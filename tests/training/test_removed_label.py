@@ -68,6 +68,10 @@ def test_a_film_whose_finding_is_taken_away_is_suspicious_and_the_same_film_is_n
     assert len(alarms) >= 0.7 * len(found)
     held_down = [one for one in alarms if one.finding.hypothesis == "counter"]
     assert len(held_down) >= 0.7 * len(alarms)
+    reasons = [reason for one in held_down for reason in one.verdict.reasons]
+    assert any(
+        "Effusion rises when the region that speaks most against it is filled in" in reason for reason in reasons
+    )
     [trigger] = places(RUN.trigger, 224, 224, np.random.default_rng(0))
     assert np.mean([contains(one.verdict.region, trigger) for one in held_down]) >= 0.7
     words = [examine(film, attack.classifier, attack.policy).verdict.word for film in attack.films]

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from service.audit.evidence import MEANINGS, SIGNS, Reference, Usual, fused, gather
+from service.audit.errors import ClassifierError
+from service.audit.evidence import COUNTER_MEANINGS, MEANINGS, SIGNS, Reference, Usual, first_look, fused, gather
 from tests.tiny import SIZE
 
 NOTHING = np.zeros((1, 1, SIZE, SIZE), dtype=np.float32)
@@ -73,6 +74,22 @@ def test_what_is_below_usual_or_was_not_taken_adds_nothing(reference):
     assert fused({}, "support", reference) == 0.0
     assert fused(dict.fromkeys(MEANINGS, -5.0), "support", reference) == 0.0
     assert fused({"diffuseness": 50.0}, "support", reference) == 0.0
+
+
+def test_answers_that_are_no_numbers_are_refused(shipped_badnet):
+    classifier, policy, film = shipped_badnet
+    prediction, saliency = classifier.explain_label(film, 0)
+    broken = np.full_like(saliency.class_activation_maps, np.nan)
+    for said, shown in (
+        (prediction, replace(saliency, class_activation_maps=broken)),
+        (replace(prediction, logits=np.full_like(prediction.logits, np.inf)), saliency),
+    ):
+        with pytest.raises(ClassifierError, match="not finite"):
+            first_look(said, shown, classifier, policy.reference, "counter")
+
+
+def test_every_piece_of_evidence_is_put_into_words_for_both_hypotheses():
+    assert set(COUNTER_MEANINGS) == set(MEANINGS)
 
 
 class Counting:
