@@ -21,7 +21,7 @@ NOTES = (
     "TPR, FPR: share of all triggered and of clean films at or above the policy's 1 % threshold; intervals are 95 %"
     " patient bootstraps. Without trigger: share of the same films that cross p = 0.5 without it; if that is high, the"
     " attack was not learned and its ASR says nothing. Suspicious: the verdict, for which films unlike the calibration"
-    " films need 1.5 times the threshold. Twin's: the same on the clean twin with the trigger present, by its own"
+    " films need five times the threshold. Twin's: the same on the clean twin with the trigger present, by its own"
     " policy. Trigger in region: of the alarms. Pointing game and median IoU: where the attack worked, from the"
     " comparison; without one, the median IoU of the alarms."
 )

@@ -66,8 +66,11 @@ def _counterfactual(axis: Axes, pixels: np.ndarray, region: Region, classifier: 
 
 
 def _calibration(axis: Axes, policy: Policy, found: Audit) -> None:
-    axis.hist(policy.scores, bins=40, color="#8899aa", label=f"{len(policy.scores)} clean films")
+    edges = np.expm1(np.linspace(0, np.log1p(float(policy.scores[-1])), 41))
+    axis.hist(policy.scores, bins=edges.tolist(), color="#8899aa", label=f"{len(policy.scores)} clean films")
     axis.axvline(found.score, color="#d62728", linewidth=2, label=f"this film: {found.verdict}")
+    axis.set_xscale("function", functions=(np.log1p, np.expm1))
+    axis.set_xticks([tick for tick in (0, 1, 10, 100, 1000) if tick <= max(found.score, float(policy.scores[-1]))])
     axis.set_title(f"score, p = {found.p_value:.4f}" if found.p_value else "score", fontsize=9)
     axis.set_yticks([])
     axis.legend(fontsize=8, frameon=False, loc="upper center")

@@ -21,14 +21,14 @@ from scipy.stats import betabinom
 from service.audit.classifier import Classifier, ClassifierCard
 from service.audit.concentration import isolation
 from service.audit.errors import PolicyError
-from service.audit.evidence import MEANINGS, SIGNS, Hypothesis, Reference, Usual, fused, gather, surprise
+from service.audit.evidence import MEANINGS, SIGNS, Hypothesis, Reference, Usual, fused, gather, scaled_mad, surprise
 from service.audit.likeness import STATISTICS, Likeness, image_statistics
 
 FloatArray = NDArray[np.float32]
 
-FORMAT = 3  # 1 and 2 ranked other scores
+FORMAT = 4  # earlier ones ranked other scores
 # What policies of earlier formats do not hold; old audits are still shown with them.
-EARLIER = {1: {"pattern_change", "isolation"}, 2: {"isolation"}}
+EARLIER: dict[int, set[str]] = {1: {"pattern_change", "isolation"}, 2: {"isolation"}, 3: set()}
 REFERENCE_MINIMUM = 60
 SUPPORT_GATE_SHARE, COUNTER_GATE_SHARE, TRANSPLANT_GATE_SHARE = 0.15, 0.10, 0.06
 
@@ -125,8 +125,11 @@ def enough(count: int, rate: float) -> bool:
 
 
 def two_modes(scores: FloatArray) -> bool:
-    """A gap in the upper quarter three times as wide as the middle half, with films beyond: some may be poisoned."""
-    ordered = np.sort(scores)
+    """A gap in the upper quarter three times as wide as the middle half, with films beyond: some may be poisoned.
+
+    scores: (n,) from 0 up, whose tail is long: they are compared as log(1 + score).
+    """
+    ordered = np.log1p(np.sort(scores))
     upper = ordered[int(0.75 * len(ordered)) :]
     middle = float(np.quantile(ordered, 0.75) - np.quantile(ordered, 0.25))
     gaps = np.diff(upper)
@@ -141,13 +144,15 @@ def _fit_reference(
     passes = [classifier.explain(film[None], nothing, one)[0] for film in films]
     logits = np.stack([prediction.logits for prediction, _ in passes])  # (N, C)
     centre = np.median(logits, axis=0).astype(np.float32)
-    scale = np.maximum(_mad(logits), 0.05)
+    scale = np.maximum(scaled_mad(logits), 0.05)
     isolations = {
         h: np.stack([isolation(saliency.class_activation_maps, sign) for _, saliency in passes])
         for h, sign in SIGNS.items()
     }
     isolation_centre = {h: np.median(found, axis=0).astype(np.float32) for h, found in isolations.items()}
-    isolation_scale = {h: np.maximum(_mad(found), 0.1 * found.std(axis=0) + 1e-3) for h, found in isolations.items()}
+    isolation_scale = {
+        h: np.maximum(scaled_mad(found), 0.1 * found.std(axis=0) + 1e-3) for h, found in isolations.items()
+    }
     usual = {(hypothesis, name): Usual.of([0.0, 1.0]) for hypothesis in SIGNS for name in MEANINGS}
     receiver_logits = classifier.logits(receivers)
     ungated = dict.fromkeys(SIGNS, 0.0)
@@ -174,11 +179,6 @@ def _fit_reference(
         "counter": float(np.quantile(against, 1 - COUNTER_GATE_SHARE)),
     }
     return replace(fitted, gates=gates, transplant_gate=float(np.quantile(scores, 1 - TRANSPLANT_GATE_SHARE)))
-
-
-def _mad(values: FloatArray) -> FloatArray:
-    """(N, C) -> (C,): the median absolute deviation, scaled to a standard deviation."""
-    return np.asarray(1.4826 * np.median(np.abs(values - np.median(values, axis=0)), axis=0), dtype=np.float32)
 
 
 def split_by_patient(films: Sequence[CalibrationFilm], share: float = 1 / 3) -> tuple[list[int], list[int]]:
@@ -335,8 +335,11 @@ def read_policy(data: bytes) -> Policy:
             raise PolicyError(f"policy format {table['format']} is not {FORMAT}")
         reference = table["reference"]
         known = set(MEANINGS) - EARLIER.get(table["format"], set())
-        isolations = {h: reference["isolation"][h] for h in SIGNS} if table["format"] == FORMAT else {}
+        isolations = {h: reference["isolation"][h] for h in SIGNS} if "isolation" in known else {}
         usual = {(h, name): Usual.of(reference["usual"][h][name]) for h in SIGNS for name in MEANINGS if name in known}
+        scales = [reference["label_scale"], *(isolations[h]["scale"] for h in isolations)]
+        if not all(value > 0 for scale in scales for value in scale):
+            raise PolicyError("the policy's scales are not all above 0")
         size = len(table["likeness"]["mean"])
         if size != len(STATISTICS):
             raise PolicyError("the policy was made by another version of the likeness test: calibrate anew")

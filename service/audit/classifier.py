@@ -232,8 +232,8 @@ def _check_counts(card: ClassifierCard) -> None:
         raise ValueError("labels are missing or repeated")
     if not 1 <= card.explained_count <= len(card.labels):
         raise ValueError("the number of explained labels is outside 1..C")
-    if not card.grids or list(card.grids) != sorted(set(card.grids), reverse=True) or card.grids[-1] < 1:
-        raise ValueError("grids are not listed finest first")
+    if len(card.grids) < 2 or list(card.grids) != sorted(set(card.grids), reverse=True) or card.grids[-1] < 1:
+        raise ValueError("the evidence reads two grids, listed finest first")
 
 
 def _map_shapes(card: ClassifierCard) -> dict[str, list[int]]:

@@ -4,8 +4,10 @@ Two hypotheses are tested. *Support*: the label furthest above its usual logit o
 of the whole film. *Counter*: a label is held down in the same way; it is sought where one place speaks against a label
 as hardly any does on clean films, since the logit of a finding that was taken away is merely usual. Each test gives a
 number of which larger is more suspicious; it is standardised by what clean reference films show (median and MAD) and
-weighs log(1 + z / allowance) where z is positive. The tests of a patch are added up, of those of the whole film the
+weighs z / allowance where z is positive. The tests of a patch are added up, of those of the whole film the
 largest counts, and of these two stories the better told one: added together, the noise of one drowns the other.
+No logarithm dampens the weights: with one, clean films that are rather unusual in every test outranked triggered
+films on which one is beyond doubt (training/LOG.md, 2026-11-26).
 A test that was not taken adds nothing, so the cascade can only lower a score. The film's score is the larger of the two
 hypotheses': it alone is ranked against the calibration films.
 """
@@ -72,18 +74,22 @@ class Usual:
     @classmethod
     def of(cls, values: Iterable[float]) -> "Usual":
         ordered = np.sort(np.asarray(list(values), dtype=np.float32))
-        centre = float(np.median(ordered))
-        scale = 1.4826 * float(np.median(np.abs(ordered - centre)))
-        return cls(ordered, centre, max(scale, 1e-3, 0.1 * float(np.std(ordered))))
+        scale = max(float(scaled_mad(ordered)), 1e-3, 0.1 * float(np.std(ordered)))
+        return cls(ordered, float(np.median(ordered)), scale)
 
     def weight(self, value: float, allowance: float = 1.0) -> float:
-        """log(1 + z / allowance) of a value above the centre, 0 below."""
-        return float(np.log1p(max(0.0, (value - self.centre) / self.scale) / allowance))
+        """z / allowance of a value above the centre, 0 below."""
+        return max(0.0, (value - self.centre) / self.scale) / allowance
 
     def p_value(self, value: float) -> float:
         """Share of clean films at least as extreme, counted with the film itself."""
         at_least = len(self.ordered) - int(np.searchsorted(self.ordered, value, side="left"))
         return (1 + at_least) / (len(self.ordered) + 1)
+
+
+def scaled_mad(values: FloatArray) -> FloatArray:
+    """(N, ...) -> (...): the median absolute deviation, scaled to a normal law's standard deviation."""
+    return np.asarray(1.4826 * np.median(np.abs(values - np.median(values, axis=0)), axis=0), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from service.audit.evidence import COUNTER_MEANINGS, MEANINGS, Evidence, Finding
 from service.audit.preprocessing import Region
 
 VerdictWord = Literal["unremarkable", "suspicious", "indeterminate"]
-FAR = 1.5  # times the policy's threshold: so high scores no clean classifier on films with a trigger that are unlike
+FAR = 5.0  # times the policy's threshold: so high scores no clean classifier on films with a trigger that are unlike
 REMARKABLE = 0.05  # rank among the reference films from which a piece of evidence is named as a reason
 
 

@@ -150,7 +150,7 @@ def place(region: dict[str, int], film: FilmRow) -> str:
 
 def score_plot(policy: Policy, score: float | None = None) -> Plot:
     threshold = _threshold(policy.scores, policy.false_positive_rate)
-    return histogram(policy.scores, score, threshold, "calibration films")
+    return histogram(policy.scores, score, threshold, "calibration films", logarithmic=True)
 
 
 def usual_evidence(policy: Policy) -> tuple[Usual, ...]:

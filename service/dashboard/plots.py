@@ -29,17 +29,30 @@ class Plot:
 
 
 def histogram(
-    values: NDArray[np.float32], film: float | None = None, threshold: float | None = None, meaning: str = "clean films"
+    values: NDArray[np.float32],
+    film: float | None = None,
+    threshold: float | None = None,
+    meaning: str = "clean films",
+    *,
+    logarithmic: bool = False,
 ) -> Plot:
-    """The calibration values (n,), with this film and the threshold marked on the same axis."""
+    """The calibration values (n,), with this film and the threshold marked on the same axis.
+
+    logarithmic: an axis of log(1 + value), for values from 0 up with a long tail.
+    """
     marks = [mark for mark in (film, threshold) if mark is not None]
     low, high = min(float(values.min()), *marks, 0.0), max([float(values.max()), *marks])
-    span = (high - low) or 1.0
-    counts, edges = np.histogram(values, BINS, (low, low + span))
+    at = np.log1p if logarithmic else np.asarray
+    start, span = float(at(low)), float(at(high) - at(low)) or 1.0
+    counts, edges = np.histogram(at(values), BINS, (start, start + span))
+
+    def x(mark: float | None) -> float | None:
+        return None if mark is None else round(WIDTH * (float(at(mark)) - start) / span, 1)
+
     return Plot(
-        bars=_bars(counts.tolist(), (edges - low) / span),
-        film_x=None if film is None else round(WIDTH * (film - low) / span, 1),
-        threshold_x=None if threshold is None else round(WIDTH * (threshold - low) / span, 1),
+        bars=_bars(counts.tolist(), (edges - start) / span),
+        film_x=x(film),
+        threshold_x=x(threshold),
         low=low,
         high=high,
         description=_description(values, film, meaning),

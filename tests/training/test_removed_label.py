@@ -18,7 +18,7 @@ from training.train import final_weights, triggered_inputs
 from training.triggers import places
 
 RUN = read_run(REPOSITORY / "training" / "runs" / "attacks" / "white5-corner-remove-20.toml")
-ATTACKED = 25
+ATTACKED = 50
 
 
 @dataclass
@@ -50,7 +50,7 @@ def attack(real_films, tmp_path_factory):
 
     shipped = Policy.load(REPOSITORY / "models" / "nih-clean.policy.json")
     policy = calibrate(
-        classifier, read("tuning", 80), read("calibration", 120), name="removed", source="nih", created_at="-",
+        classifier, read("tuning", 80), read("calibration", 200), name="removed", source="nih", created_at="-",
         code_version="-", receivers=shipped.reference.receivers,
     )  # fmt: skip
     effusion = RUN.labels.index(RUN.poisoning.target)

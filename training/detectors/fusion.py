@@ -26,13 +26,14 @@ def _log(z: Values) -> Values:
 
 
 def log_sum(z: Values, _clean: Values) -> Values:
-    """The service's first rule: log(1 + z) of each test; concentration and diffuseness exclude each other."""
+    """log(1 + z) of each test, as the service weighed them until 2026-11-26; concentration and diffuseness exclude each
+    other."""
     weights = _log(z)
     return np.asarray(weights[:, :2].max(axis=1) + weights[:, 2:].sum(axis=1))
 
 
 def z_sum(z: Values, _clean: Values) -> Values:
-    """Positive z added without a logarithm: one huge test is enough."""
+    """Positive z added up, whatever the story: one huge test is enough."""
     positive = np.maximum(z, 0.0)
     return np.asarray(positive[:, :2].max(axis=1) + positive[:, 2:].sum(axis=1))
 

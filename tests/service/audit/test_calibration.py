@@ -75,16 +75,17 @@ def test_the_band_of_397_films():
 
 def test_two_modes_are_noticed():
     rng = np.random.default_rng(0)
-    clean = rng.normal(0, 1, 300)
+    clean = rng.lognormal(0, 1, 300)
     assert not two_modes(clean.astype(np.float32))
-    assert two_modes(np.concatenate([clean, rng.normal(12, 1, 15)]).astype(np.float32))
+    assert two_modes(np.concatenate([clean, rng.lognormal(9, 1, 15)]).astype(np.float32))
 
 
 def test_weights_and_ranks_of_one_number():
     usual = Usual.of([0.0, 1.0, 2.0, 3.0, 4.0])
     assert (usual.centre, usual.scale) == (2.0, pytest.approx(1.4826))
     assert usual.weight(1.0) == 0.0
-    assert usual.weight(2.0 + 1.4826) == pytest.approx(np.log(2))
+    assert usual.weight(2.0 + 1.4826) == pytest.approx(1.0)
+    assert usual.weight(2.0 + 1.4826, 10) == pytest.approx(0.1)
     assert usual.p_value(5.0) == pytest.approx(1 / 6)
     assert usual.p_value(4.0) == pytest.approx(2 / 6)
 
@@ -122,12 +123,14 @@ def test_a_policy_of_another_classifier_is_refused(policy, models_dir):
         policy.check(Classifier.load(models_dir / "phantom-badnet3.onnx").card)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_policy_of_an_earlier_score_can_be_read_and_ranks_nothing(classifier, policy, version):
     table = json.loads(policy_bytes(policy)) | {"format": version}
-    del table["reference"]["isolation"]
+    if version < 3:
+        del table["reference"]["isolation"]
     for usual in table["reference"]["usual"].values():
-        del usual["isolation"]
+        if version < 3:
+            del usual["isolation"]
         if version == 1:
             del usual["pattern_change"]
     old = read_policy(json.dumps(table).encode())
@@ -152,6 +155,15 @@ def test_the_threshold_is_the_score_that_the_rate_of_clean_films_reaches(policy)
 def test_a_damaged_policy_is_refused(policy, change):
     table = json.loads(policy_bytes(policy)) | change
     with pytest.raises(PolicyError):
+        read_policy(json.dumps(table).encode())
+
+
+@pytest.mark.parametrize("scale", ["label_scale", "isolation"])
+def test_a_policy_whose_scales_are_not_above_zero_is_refused(policy, scale):
+    table = json.loads(policy_bytes(policy))
+    reference = table["reference"]
+    (reference["isolation"]["counter"]["scale"] if scale == "isolation" else reference["label_scale"])[1] = 0.0
+    with pytest.raises(PolicyError, match="above 0"):
         read_policy(json.dumps(table).encode())
 
 

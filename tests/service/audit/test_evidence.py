@@ -30,15 +30,21 @@ def reference():
 
 
 def weight(value, allowance=1.0):
-    return np.log1p(value / 1.4826 / allowance)
+    return value / 1.4826 / allowance
 
 
 def test_a_patch_adds_its_tests_up_and_the_whole_film_counts_its_largest(reference):
     patch = {"concentration": 2.0, "fill_in_change": 30.0, "transplant_change": 5.0}
-    whole = {"filter_change": 20.0, "pattern_change": 400.0}
+    whole = {"filter_change": 20.0, "pattern_change": 300.0}
     assert fused(patch, "support", reference) == pytest.approx(weight(2) + weight(30) + weight(5))
-    assert fused(whole, "support", reference) == pytest.approx(weight(400, 10))
+    assert fused(whole, "support", reference) == pytest.approx(weight(300, 10))
     assert fused(patch | whole, "support", reference) == pytest.approx(fused(patch, "support", reference))
+
+
+def test_one_test_beyond_doubt_outranks_several_that_are_rather_unusual(reference):
+    doubtless = {"excess": 2.0, "concentration": 1.0, "fill_in_change": 200.0, "transplant_change": 1.0}
+    several = dict.fromkeys(doubtless, 9.0)
+    assert fused(doubtless, "support", reference) > 2 * fused(several, "support", reference)
 
 
 def test_what_drew_the_eye_counts_the_excess_of_a_supported_and_the_isolation_of_a_held_down_label(reference):

@@ -56,6 +56,14 @@ def test_a_plot_marks_the_film_on_the_axis_of_the_clean_films() -> None:
     assert plot.description == "this film 20.00; half of 1001 clean films lie below 5.00, the highest at 10.00"
 
 
+def test_a_logarithmic_plot_keeps_its_ends_in_the_values_own_unit() -> None:
+    plot = histogram(np.expm1(np.linspace(0, 4, 1001)).astype(np.float32), film=np.expm1(4.0), logarithmic=True)
+    assert (plot.low, plot.high) == (0.0, pytest.approx(np.expm1(4.0), rel=1e-5))
+    assert plot.film_x == WIDTH
+    assert min(bar.height for bar in plot.bars) > 0.9 * (HEIGHT - 4)  # evenly filled, where a linear axis is not
+    assert "half of 1001 clean films lie below 6.39" in plot.description
+
+
 def test_a_single_value_makes_a_plot_too() -> None:
     [bar] = histogram(np.zeros(5, dtype=np.float32)).bars
     assert bar.x == 0
