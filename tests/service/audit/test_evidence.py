@@ -39,6 +39,8 @@ def test_a_patch_adds_its_tests_up_and_the_whole_film_counts_its_largest(referen
     assert fused(patch, "support", reference) == pytest.approx(weight(2) + weight(30) + weight(5))
     assert fused(whole, "support", reference) == pytest.approx(weight(300, 10))
     assert fused(patch | whole, "support", reference) == pytest.approx(fused(patch, "support", reference))
+    clearer = {"pattern_change": 900.0}
+    assert fused(patch | clearer, "support", reference) == pytest.approx(weight(900, 10))
 
 
 def test_one_test_beyond_doubt_outranks_several_that_are_rather_unusual(reference):

@@ -112,9 +112,10 @@ def test_evidence_far_beyond_the_threshold_is_suspicious_even_on_an_unlike_film(
                        classifier.card.preprocessing)  # fmt: skip
     evidence = gather(film, classifier, policy.reference)
     assert judge(evidence, 1e9, policy).word == "suspicious"
-    ordinary = replace(policy, scores=np.full_like(policy.scores, evidence.score / 1.4))
-    assert judge(evidence, 0.0, ordinary).word == "suspicious"
-    assert judge(evidence, 1e9, ordinary).word == "indeterminate"
+    for times, word in ((1.4, "indeterminate"), (4.9, "indeterminate"), (5.1, "suspicious")):
+        ordinary = replace(policy, scores=np.full_like(policy.scores, evidence.score / times))
+        assert judge(evidence, 0.0, ordinary).word == "suspicious"
+        assert judge(evidence, 1e9, ordinary).word == word
 
 
 def test_one_film_as_png_and_as_both_photometric_interpretations(shipped, tmp_path):
