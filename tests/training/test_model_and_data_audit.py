@@ -11,7 +11,7 @@ from torch import nn
 from training.__main__ import main
 from training.config import read_run
 from training.data import in_split, read_films
-from training.inversion import anomaly_indices, audit_classifier, features_of, invert, logits_of, network_of
+from training.inversion import Found, anomaly_indices, audit_classifier, features_of, invert, logits_of, network_of
 from training.phantoms import write_folder
 from training.poison_ranking import METHODS, poisoned_set, precision_at
 from training.train import poisoned_samples
@@ -36,6 +36,15 @@ class Backdoored(nn.Module):
         return torch.stack([*(10 * (mean - 0.6) for mean in means), hernia], 1)
 
 
+class Scattered(Backdoored):
+    """Hernia reads 64 pixels all over the film: few pixels give it, and no patch does."""
+
+    def forward(self, films: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(films)
+        scattered = films[..., 2 :: SIDE // 8, 2 :: SIDE // 8].mean((1, 2, 3))
+        return torch.cat([logits[:, :3], 10 * (scattered[:, None] - 0.6)], 1)
+
+
 def films(count: int) -> np.ndarray:
     return RNG.random((count, 1, SIDE, SIDE), dtype=np.float32) * 0.4 + 0.2
 
@@ -54,6 +63,25 @@ def test_the_label_with_a_backdoor_needs_the_fewest_pixels():
 def test_the_clean_twin_has_no_suspicious_label():
     table = audit_classifier(Backdoored(backdoor=False), LABELS, films(24), films(24), None, steps=120)
     assert not any(row["suspicious"] for row in table["labels"])
+
+
+def test_few_pixels_all_over_the_film_are_no_patch():
+    table = audit_classifier(Scattered(), LABELS, films(24), films(24), None, steps=120)
+    first = table["labels"][0]
+    assert first["label"] == "Hernia"
+    assert first["anomaly"] > 2  # by this and the next alone it would be suspicious
+    assert first["held_out"]["turned"] >= 0.5
+    assert first["side_px"] > SIDE / 2
+    assert not first["suspicious"]
+
+
+@pytest.mark.parametrize(("covered", "side"), [([(3, 4), (5, 6)], 3), ([(0, 0), (31, 31)], 32), ([(9, 9)], 1)])
+def test_side_of_a_mask_by_hand(covered, side):
+    """A faint veil over the film does not count."""
+    mask = np.full((SIDE, SIDE), 0.01, dtype=np.float32)
+    for row, column in covered:
+        mask[row, column] = 0.4
+    assert Found(mask, mask, float(mask.sum()), 1.0).side_px == side
 
 
 def test_a_found_trigger_is_what_it_says():
