@@ -277,6 +277,7 @@ def triggered_figures(
     """AUROC and TPR over all triggered films and where the attack worked, and paired with the shipped score.
 
     Both sides of a pair are read on the same triggered films and get their threshold from the same calibration films.
+    Where those are a part, `shipped_by_all_calibration_films` is the shipped score's TPR by the threshold of them all.
     """
     both, numbers = np.concatenate([of.test, of.triggered]), np.concatenate(groups)
     positive = np.arange(len(both)) >= len(of.test)
@@ -299,6 +300,9 @@ def triggered_figures(
             table[f"ahead_of_shipped_at_{rate}_where_it_worked"] = asdict(
                 bootstrap_mean(ahead[worked], groups[1][worked])
             )
+            if len(of.calibration) < len(shipped.calibration):
+                alarms = conformal_p_values(shipped.calibration, same) <= rate
+                table[f"shipped_by_all_calibration_films_at_{rate}"] = share(alarms, groups[1])
     return table
 
 

@@ -112,7 +112,11 @@ def write_results(out: Path, name: str, *, asr: float, without: float, tpr: floa
         "tpr_at_0.01": rate(tpr),
         "localisation": {"pointing_game": rate(0.99), "median_iou": 0.4},
     }
-    baseline = {"forward_equivalents": 9.0, "ahead_of_shipped_at_0.01": rate(baseline_ahead)}
+    baseline = {
+        "forward_equivalents": 9.0,
+        "ahead_of_shipped_at_0.01": rate(baseline_ahead),
+        "shipped_by_all_calibration_films_at_0.01": rate(tpr),
+    }
     scale_up = {"forward_equivalents": 6.0, "tpr_at_0.01": rate(0.4), "ahead_of_shipped_at_0.01": rate(0.4 - tpr)}
     detectors = {"detectors": {"shipped": shipped, "baseline": baseline, "scale_up_label": scale_up}}
     (out / f"{name}.comparison.json").write_text(json.dumps(detectors))
@@ -130,5 +134,5 @@ def test_the_summary_takes_learned_runs_by_kind_and_names_who_is_ahead(tmp_path:
     assert "| patch of 2-16 px | 2 | 0.950 | 0.900 (worse) | 0.99 | 0.40 | 0.020 | 0.010 | 2.00 |" in summary
     assert "| worse | 0.900 | - | - | - | - | - | - | - | 0.400 < | - | - |" in summary
     assert [line for line in summary.splitlines() if "| baseline |" in line] == [
-        "| worse | baseline | 0.050 (0.040-0.060) | 9.00 |"
+        "| worse | baseline | 0.050 (0.040-0.060) | 9.00 | 0.900 (0.890-0.910) |"
     ]

@@ -100,6 +100,9 @@ def test_a_subsample_too_small_for_a_rate_gives_no_figure_at_it(result):
     assert strip["calibration_films"] == 20
     assert "tpr_at_0.01" not in strip  # 20 films cannot rank anything at 1 %
     assert "tpr_at_0.05" in strip
+    assert strip["shipped_by_all_calibration_films_at_0.05"]["value"] == 1.0
+    assert strip["shipped_by_all_calibration_films_at_0.05"]["n"] == strip["triggered_films"] == 20
+    assert "shipped_by_all_calibration_films_at_0.05" not in result["detectors"]["random_map"]  # reads them all
 
 
 def test_where_detectors_point(result):
