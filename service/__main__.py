@@ -159,7 +159,7 @@ def results_list(settings: Settings, arguments: Arguments) -> int:
         for row in pacs_queries.deliveries(session, arguments.state, arguments.limit):
             print(
                 f"{row.id}\t{row.state}\t{row.kind}\t{row.destination}\taudit {row.job_id}\t"
-                f"{row.attempts} attempts\t{row.proof or 'no proof'}\t{row.error_code or ''}"
+                f"{row.attempts} attempts\t{row.proof or 'no proof'}\t{row.error_code or ''}\t{row.error_detail or ''}"
             )
     return 0
 

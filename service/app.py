@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
 from functools import partial
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import structlog
@@ -24,6 +25,7 @@ from service.db.session import Database
 from service.drift_watch import standing_alarms
 from service.explainer import Explainer
 from service.intake import DecodedFilms, Intake
+from service.loops import Loop
 from service.metrics import CalibrationAlert, Metrics
 from service.oidc import Provider
 from service.pacs import stow
@@ -65,7 +67,12 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,  # what generated clients call the operation
     )
     app.state.resources = None
-    app.state.metrics = Metrics(lambda: _queue_depth(app), lambda: _mismatches(app), lambda: _calibration_alerts(app))
+    app.state.metrics = Metrics(
+        lambda: _queue_depth(app),
+        lambda: _mismatches(app),
+        lambda: _calibration_alerts(app),
+        lambda: _loops(app),
+    )
     app.add_middleware(Admission, most=settings.max_requests)
     app.add_middleware(Envelope, metrics=app.state.metrics)
     errors.install(app)
@@ -104,10 +111,20 @@ def open_database(settings: Settings) -> Iterator[Database]:
         database.close()
 
 
+class Workplace(NamedTuple):
+    """A worker, and what lives as long as it does."""
+
+    worker: Worker
+    storage: Storage
+    decode: Decode
+    decoded: DecodedFilms
+    outbox: Outbox
+
+
 @contextmanager
 def open_worker(
     settings: Settings, database: Database, registry: Registry, on_outcome: Callable[[Outcome], None]
-) -> Iterator[tuple[Worker, Storage, Decode, DecodedFilms]]:
+) -> Iterator[Workplace]:
     """A worker and what it shares with an intake in the same process."""
     storage, decoded = Storage(settings.data_dir), DecodedFilms()
     with Decoder(settings.decoders) as decoder:
@@ -122,7 +139,7 @@ def open_worker(
         outbox = Outbox(database, storage, load_rules(settings.rules_file), settings.dimse_ae_title)
         worker = Worker(database, storage, registry, decode, pace, decoded, on_outcome, outbox.plan)
         with outbox.running():
-            yield worker, storage, decode, decoded
+            yield Workplace(worker, storage, decode, decoded, outbox)
 
 
 def open_intake(
@@ -182,14 +199,16 @@ def watched_sources(settings: Settings) -> Sources:
 def watch_sources(sources: Sources, acceptance: Acceptance, stop: threading.Event) -> None:
     """Each source in a thread of its own, until `stop` or until one of them fails for good."""
     with ExitStack() as clients, ThreadPoolExecutor(len(sources.orthanc) + len(sources.dicomweb)) as pool:
-        polls: list[tuple[Callable[[], bool], float]] = []
+        polls: list[tuple[str, Callable[[], bool], float]] = []
         for orthanc in sources.orthanc:
             client = clients.enter_context(open_client(orthanc))
-            polls.append((OrthancWatcher(client, acceptance, orthanc.name).poll, orthanc.seconds))
+            polls.append((orthanc.name, OrthancWatcher(client, acceptance, orthanc.name).poll, orthanc.seconds))
         for archive in sources.dicomweb:
             client = clients.enter_context(open_client(archive))
-            polls.append((DicomwebWatcher(archive, client, acceptance).poll, archive.seconds))
-        running = [pool.submit(keep_watching, poll, acceptance.database, stop, seconds) for poll, seconds in polls]
+            polls.append((archive.name, DicomwebWatcher(archive, client, acceptance).poll, archive.seconds))
+        running = [
+            pool.submit(keep_watching, name, poll, acceptance.database, stop, seconds) for name, poll, seconds in polls
+        ]
         try:
             for future in as_completed(running):
                 future.result()
@@ -216,9 +235,9 @@ def hold_resources(
         metrics.count(outcome)
         completions.announce(outcome.job_id)
 
-    with open_worker(settings, database, registry, on_outcome) as (worker, storage, decode, decoded):
+    with open_worker(settings, database, registry, on_outcome) as (worker, storage, decode, decoded, outbox):
         embedded = worker if settings.embedded_worker else None
-        with running(embedded) as thread:
+        with running(embedded):
             yield Resources(
                 database=database,
                 storage=storage,
@@ -234,7 +253,7 @@ def hold_resources(
                 desk=open_desk(settings),
                 hook_secret=read_secret(settings.hook_secret_file) if settings.hook_secret_file else None,
                 worker=embedded,
-                worker_thread=thread,
+                loops=(outbox.loop, *(embedded.loops if embedded else ())),
             )
 
 
@@ -276,15 +295,15 @@ def http_limits(settings: Settings) -> HttpLimits:
 
 
 @contextmanager
-def running(worker: Worker | None) -> Iterator[threading.Thread | None]:
+def running(worker: Worker | None) -> Iterator[None]:
     """Runs the worker in a thread of its own; stops it, and waits for it, at the end."""
     if worker is None:
-        yield None
+        yield
         return
     thread = threading.Thread(target=worker.run, name="worker")
     thread.start()
     try:
-        yield thread
+        yield
     finally:
         worker.stop()
         thread.join()
@@ -304,6 +323,11 @@ def _mismatches(app: FastAPI) -> dict[str, int]:
         return {}
     with held.database.read() as session:
         return queries.mismatch_counts(session)
+
+
+def _loops(app: FastAPI) -> tuple[Loop, ...]:
+    held = app.state.resources
+    return held.loops if isinstance(held, Resources) else ()
 
 
 def _calibration_alerts(app: FastAPI) -> list[CalibrationAlert]:

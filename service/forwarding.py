@@ -24,6 +24,7 @@ from service.audit_message import audit_message, syslog_message
 from service.db import log_queries, pacs_queries
 from service.db.chain import canonical
 from service.db.session import Database, utc_now
+from service.loops import Loop
 from service.signing import Signer
 
 ACTOR = "forwarder"
@@ -142,9 +143,11 @@ class Forwarder:
     checkpoint_every: timedelta
 
     def run(self, stop: threading.Event, seconds: float) -> None:
-        while not stop.is_set():
+        def turn() -> bool:
             self.turn()
-            stop.wait(seconds)
+            return False
+
+        Loop("forwarding").run(turn, stop, seconds)
 
     def turn(self) -> bool:
         """Sign a checkpoint when it is due, and send on what is new; False where a receiver did not take it."""

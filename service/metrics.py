@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from service.loops import Loop
 from service.worker import Outcome
 
 CalibrationAlert = tuple[str, str, bool]  # classifier, source, and whether its latest full block alarmed
@@ -18,6 +19,7 @@ class Metrics:
         queue_depth: Callable[[], int],
         mismatches: Callable[[], dict[str, int]],
         alerts: Callable[[], Iterable[CalibrationAlert]],
+        loops: Callable[[], Iterable[Loop]],
     ) -> None:
         self.registry = CollectorRegistry()
         self.audits = Counter(
@@ -35,6 +37,7 @@ class Metrics:
         self.registry.register(_QueueDepth(queue_depth))
         self.registry.register(_Mismatches(mismatches))
         self.registry.register(_CalibrationAlerts(alerts))
+        self.registry.register(_Loops(loops))
 
     def count(self, outcome: Outcome) -> None:
         self.audits.labels(outcome.classifier_name, outcome.verdict or outcome.error_code or "unknown").inc()
@@ -94,3 +97,29 @@ class _CalibrationAlerts(Collector):
     def _family() -> GaugeMetricFamily:
         words = "1 where the policy in force no longer fits a source's films"
         return GaugeMetricFamily("triggerscope_calibration_alert", words, labels=["classifier", "source"])
+
+
+class _Loops(Collector):
+    """How the loops of this process fare."""
+
+    def __init__(self, loops: Callable[[], Iterable[Loop]]) -> None:
+        self._loops = loops
+
+    def describe(self) -> Iterator[Metric]:
+        yield from self._families()
+
+    def collect(self) -> Iterator[Metric]:
+        healthy, failures = self._families()
+        for loop in self._loops():
+            healthy.add_metric([loop.name], float(loop.fault is None))
+            failures.add_metric([loop.name], float(loop.failures))
+        yield from (healthy, failures)
+
+    @staticmethod
+    def _families() -> tuple[GaugeMetricFamily, CounterMetricFamily]:
+        return (
+            GaugeMetricFamily(
+                "triggerscope_loop_healthy", "0 where a loop fails, is stuck or has ended", labels=["loop"]
+            ),
+            CounterMetricFamily("triggerscope_loop_failures", "Turns of a loop that raised", labels=["loop"]),
+        )

@@ -1,7 +1,6 @@
 """What one running service holds; made once by the lifespan."""
 
 import asyncio
-import threading
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -9,6 +8,7 @@ from service.completions import Completions
 from service.db.session import Database
 from service.explainer import Explainer
 from service.intake import Intake
+from service.loops import Loop
 from service.metrics import Metrics
 from service.oidc import Provider
 from service.pacs.acceptance import Acceptance
@@ -59,4 +59,4 @@ class Resources:
     desk: Desk
     hook_secret: bytes | None
     worker: Worker | None
-    worker_thread: threading.Thread | None
+    loops: tuple[Loop, ...]  # that run in this process

@@ -92,13 +92,16 @@ def patch_of(row: WatchRow) -> Patch:
 
 
 def follow(storage: Storage, unit: Unit, row: ReviewRow, actor: str) -> None:
-    """Keep the list in step with a review: a confirmed finding's patch goes on it, and off it when that is reopened."""
+    """Keep the list in step with a review: a confirmed finding's patch goes on it, and off it when that is dismissed.
+
+    Neither a proposal nor reopening takes it off: until somebody has signed otherwise, the patch is watched for.
+    """
     if row.group_key is None:
         return
     entries = watch_queries.of_group(unit.session, row.group_key)
     if row.state == "confirmed" and all(entry.retired_at for entry in entries):
         _put_on(storage, unit, row, entries, actor)
-    elif row.state != "confirmed":
+    elif row.state == "dismissed":
         for entry in entries:
             if entry.audit_id == row.id and entry.retired_at is None:
                 _retire(unit, entry, actor)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from functools import partial
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from service import __version__, comparison, watch_list
 from service.audit import pipeline
@@ -23,6 +23,7 @@ from service.db.session import Database, Unit, utc_now
 from service.db.tables import NO_POLICY, NO_RULE, AuditRow, JobRow
 from service.drift_watch import watch
 from service.intake import DecodedFilms, decode_timed
+from service.loops import Loop
 from service.registry import Registry
 from service.review import open_review
 from service.storage import Storage
@@ -78,6 +79,7 @@ class Worker:
         self._deliveries = deliveries
         self._stop, self._wake = threading.Event(), threading.Event()
         self._running: dict[Future[Outcome | None], JobRow] = {}
+        self.loop, self._sweeping, self._drifting = Loop("worker"), Loop("sweep"), Loop("drift")
         self._renewed_at = self._swept_at = 0.0
 
     def wake(self) -> None:
@@ -91,21 +93,17 @@ class Worker:
     def run(self) -> None:
         """Work until `stop`; then finish what runs and hand the rest back."""
         with ThreadPoolExecutor(self._pace.threads, thread_name_prefix="audit") as pool:
-            while not self._stop.is_set():
-                self._turn_or_wait(pool)
+            self.loop.run(partial(self._turn, pool), self._stop, self._pace.poll_seconds)
             wait(self._running)
             self._collect()
         with self._database.write() as unit:
             queries.release_leases(unit.session, self.owner)
 
-    def _turn_or_wait(self, pool: ThreadPoolExecutor) -> None:
-        try:
-            self._turn(pool)
-        except (SQLAlchemyError, OSError) as error:  # database or disk are away: leases run out, nothing is lost
-            log.error("worker.interrupted", error=type(error).__name__)
-            self._stop.wait(self._pace.poll_seconds)
+    @property
+    def loops(self) -> tuple[Loop, ...]:
+        return self.loop, self._sweeping, self._drifting
 
-    def _turn(self, pool: ThreadPoolExecutor) -> None:
+    def _turn(self, pool: ThreadPoolExecutor) -> bool:
         self._wake.clear()
         self._collect()
         self._renew()
@@ -116,6 +114,7 @@ class Worker:
             self._running[future] = job
             future.add_done_callback(lambda _: self._wake.set())
         self._wake.wait(self._pace.poll_seconds)
+        return True
 
     def _claim(self, limit: int) -> list[JobRow]:
         with self._database.read() as session:
@@ -182,27 +181,41 @@ class Worker:
         return Outcome(job.id, job.classifier_name, verdict=audit.verdict, timings_ms=dict(audit.timings_ms))
 
     def _fail(self, job: JobRow, error: BaseException) -> Outcome | None:
-        code = error.code if isinstance(error, TriggerscopeError) else "internal"
-        log.error("audit.attempt_failed", audit=job.id, attempt=job.attempts, code=code, error=type(error).__name__)
+        code, detail = _reason(error)
+        log.error(
+            "audit.attempt_failed",
+            audit=job.id,
+            attempt=job.attempts,
+            code=code,
+            detail=detail,
+            error=type(error).__name__,
+        )
         with self._database.write() as unit:
             if job.attempts < self._pace.max_attempts and not _is_final(error):
                 queries.retry_job(unit.session, job.id, self.owner)
                 return None
-            if not queries.fail_job(unit.session, job.id, self.owner, code):
+            if not queries.fail_job(unit.session, job.id, self.owner, code, detail):
                 return None
-            unit.record("audit.failed", job.id, ACTOR, code=code, attempts=job.attempts)
+            unit.record("audit.failed", job.id, ACTOR, code=code, detail=detail, attempts=job.attempts)
         return Outcome(job.id, job.classifier_name, error_code=code)
 
     def _sweep(self) -> None:
         if self._swept_at and time.monotonic() - self._swept_at < self._pace.sweep_seconds:
             return
         self._swept_at = time.monotonic()
-        sweep(self._database, self._storage)
-        watch(self._database, self._registry)
+        self._sweeping.attempt(partial(sweep, self._database, self._storage))
+        self._drifting.attempt(partial(watch, self._database, self._registry))
 
     @property
     def _lease(self) -> timedelta:
         return timedelta(seconds=self._pace.lease_seconds)
+
+
+def _reason(error: BaseException) -> tuple[str, str]:
+    """Code and sentence; of an error that nobody foresaw only its kind, for its own words may quote the film."""
+    if isinstance(error, TriggerscopeError):
+        return error.code, error.detail
+    return TriggerscopeError.code, f"an error that was not foreseen ({type(error).__name__})"
 
 
 def _is_final(error: BaseException) -> bool:

@@ -288,6 +288,7 @@ def audit_resource(job: JobRow) -> AuditResource:
             "classifier": Named(name=job.classifier_name, sha256=job.classifier_sha256),
             "policy": Named(name=job.policy.name, sha256=job.policy.sha256) if job.policy else None,
             "error_code": job.error_code,
+            "error_detail": job.error_detail,
             "links": Links(
                 self=address,
                 overlay=f"{address}/overlay.png" if row else None,
@@ -324,7 +325,8 @@ def _findings(row: AuditRow | None, first_reasons: list[str]) -> dict[str, Any]:
 
 def _answer(response: Response, job: JobRow, *, is_new: bool) -> AuditResource:
     if job.state == "failed":
-        raise RequestError("audit_failed", f"/v1/audits/{job.id} ended with {job.error_code}")
+        why = f"{job.error_code}: {job.error_detail}" if job.error_detail else job.error_code
+        raise RequestError("audit_failed", f"/v1/audits/{job.id} ended with {why}")
     response.headers["Location"] = f"/v1/audits/{job.id}"
     if job.state != "done":
         response.status_code = 202

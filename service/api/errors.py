@@ -114,6 +114,7 @@ OFFLINE: dict[str, str] = {
     "source_not_understood": "A watched source does not answer as DICOMweb or Orthanc does",
     "unusable_secret": "The file of a webhook's secret cannot be read, is not Base64 or too short",
     "delivery_failed": "The destination did not take the result",
+    "unusable_result": "No result could be made of a film and its audit",
     "not_proven": "The destination took the result, but then did not show that it has it",
     "unknown_study": "No film of this study was received",
     "unreadable_checkpoint": "The file is not a checkpoint of this service",

@@ -20,10 +20,10 @@ def healthz() -> Health:
 
 @router.get("/readyz", responses=problems("not_ready"))
 def readyz(session: SessionDep, held: ResourcesDep) -> Health:
-    """The database answers, the embedded worker lives, and a classifier is active."""
+    """The database answers, every loop of this process runs and does not fail, and a classifier is active."""
     queries.ping(session)
-    if held.worker_thread is not None and not held.worker_thread.is_alive():
-        raise RequestError("not_ready", "the worker has stopped")
+    if faults := [fault for loop in held.loops if (fault := loop.fault)]:
+        raise RequestError("not_ready", "; ".join(faults))
     if in_force(session, DEFAULT_SLOT) is None:
         raise RequestError("not_ready", "no classifier is active")
     return Health()

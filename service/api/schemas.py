@@ -105,6 +105,7 @@ AUDIT: dict[str, Any] = {
     "code_version": "0.1.0",
     "completed_at": "2026-11-22T18:30:00.180000Z",
     "error_code": None,
+    "error_detail": None,
     "links": {
         "self": "/v1/audits/6f2c0a4d9b7e41c38a5d1f0e2b3c4d5e",
         "overlay": "/v1/audits/6f2c0a4d9b7e41c38a5d1f0e2b3c4d5e/overlay.png",
@@ -182,6 +183,7 @@ class AuditResource(Wire):
     code_version: str | None
     completed_at: datetime | None
     error_code: str | None = Field(description="Why the audit failed, when its state is `failed`.")
+    error_detail: str | None = Field(description="The same in a sentence; null in old audits.")
     links: Links
 
 

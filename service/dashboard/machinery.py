@@ -106,6 +106,7 @@ def _system(
         heads=log_queries.heads(session),
         checkpoints=log_queries.latest_checkpoints(session, 5),
         embedded=_worker_state(held),
+        faults=[loop.fault for loop in held.loops if loop.fault],
         dialect=held.database.engine.dialect.name,
         schema=log_queries.revision(session),
         alarms=[(name, source) for name, source, alarms in standing_alarms(session) if alarms],
@@ -124,9 +125,9 @@ def sign_checkpoint(held: ResourcesDep, submitted: AdministratorForm) -> Respons
 
 
 def _worker_state(held: Resources) -> str:
-    if held.worker_thread is None:
+    if held.worker is None:
         return "runs apart"
-    return "works" if held.worker_thread.is_alive() else "has stopped"
+    return held.worker.loop.fault or "works"
 
 
 def _policies(session: Session, held: Resources, classifiers: list[ClassifierResource]) -> dict[str, PolicyView]:

@@ -121,8 +121,8 @@ def resend(session: Session, delivery_id: str, now: datetime) -> bool:
     row = session.get(DeliveryRow, delivery_id)
     if row is None or row.state not in (DEAD, DELIVERED):
         return False
-    row.state, row.attempts, row.due_at, row.error_code = PENDING, 0, now, None
-    row.proof = row.transaction_uid = None
+    row.state, row.attempts, row.due_at = PENDING, 0, now
+    row.error_code = row.error_detail = row.proof = row.transaction_uid = None
     return True
 
 

@@ -222,8 +222,8 @@ def finish_job(session: Session, job_id: str, owner: str) -> bool:
     return _leave_lease(session, job_id, owner, state="done")
 
 
-def fail_job(session: Session, job_id: str, owner: str, code: str) -> bool:
-    return _leave_lease(session, job_id, owner, state="failed", error_code=code)
+def fail_job(session: Session, job_id: str, owner: str, code: str, detail: str) -> bool:
+    return _leave_lease(session, job_id, owner, state="failed", error_code=code, error_detail=detail)
 
 
 def retry_job(session: Session, job_id: str, owner: str) -> bool:
@@ -233,7 +233,9 @@ def retry_job(session: Session, job_id: str, owner: str) -> bool:
 def revive_job(session: Session, job_id: str) -> bool:
     """Queue a failed job again."""
     statement = update(JobRow).where(JobRow.id == job_id, JobRow.state == "failed")
-    return _changed(session.execute(statement.values(state="queued", attempts=0, error_code=None))) == 1
+    return (
+        _changed(session.execute(statement.values(state="queued", attempts=0, error_code=None, error_detail=None))) == 1
+    )
 
 
 def idempotency_key(session: Session, actor: str, key: str) -> IdempotencyRow | None:

@@ -144,6 +144,7 @@ class JobRow(Tables):
     lease_until: Mapped[datetime | None]
     attempts: Mapped[int]
     error_code: Mapped[str | None] = mapped_column(String(64))
+    error_detail: Mapped[str | None] = mapped_column(String(500))  # the error's sentence
     received_at: Mapped[datetime]
     source: Mapped[str] = mapped_column(String(64))
     actor: Mapped[str] = mapped_column(String(80))
@@ -295,6 +296,7 @@ class DeliveryRow(Tables):
     attempts: Mapped[int]
     due_at: Mapped[datetime]
     error_code: Mapped[str | None] = mapped_column(String(64))
+    error_detail: Mapped[str | None] = mapped_column(String(500))  # the error's sentence
     created_at: Mapped[datetime]
     delivered_at: Mapped[datetime | None]
     proof: Mapped[str | None] = mapped_column(String(16))  # how its arrival was shown; None: it was only accepted

@@ -60,9 +60,17 @@ class Acceptance:
         """Leave a trace of what could not be accepted, so that nothing disappears silently."""
         digest = hashlib.sha256(data).hexdigest()
         with self.database.write() as unit:
-            unit.record("film.refused", digest, sender.actor, code=error.code, source=sender.source, bytes=len(data))
+            unit.record(
+                "film.refused",
+                digest,
+                sender.actor,
+                code=error.code,
+                detail=error.detail,
+                source=sender.source,
+                bytes=len(data),
+            )
             also(unit)
-        log.warning("film.refused", channel=sender.channel, code=error.code)
+        log.warning("film.refused", channel=sender.channel, code=error.code, detail=error.detail)
 
     def _keep(
         self,

@@ -97,4 +97,8 @@ def _c_store(destination: Destination, result: Dataset, ae_title: str) -> None:
     with associated(destination, ae_title, result.SOPClassUID, result.file_meta.TransferSyntaxUID) as association:
         status = association.send_c_store(result).get("Status")
     if status != SUCCESS and status not in WARNINGS:
-        raise DeliveryFailed("the destination refused the object")
+        raise DeliveryFailed(
+            "the destination ended the association"
+            if status is None
+            else f"the destination refused the object with status {status:04X}"
+        )

@@ -20,8 +20,8 @@ from service.db import pacs_queries, queries
 from service.db.pacs_queries import DEAD, DELIVERED, PENDING
 from service.db.session import Database, Unit, utc_now
 from service.db.tables import AuditRow, DeliveryRow, JobRow
+from service.loops import Loop
 from service.pacs.destinations import send
-from service.pacs.instance import MALFORMED
 from service.pacs.proof import ACTOR, NotProven, find, read_back, request_commitment
 from service.pacs.report import findings_of, presentation_state, read_source, secondary_capture, structured_report
 from service.pacs.webhook import payload, post
@@ -43,6 +43,12 @@ class UnknownDestination(TriggerscopeError):
     code = "unknown_destination"
 
 
+class UnusableResult(TriggerscopeError):
+    """A film or its audit is such that no result could be made of it."""
+
+    code = "unusable_result"
+
+
 class UnknownDelivery(TriggerscopeError):
     """No result of this id is waiting, delivered or given up."""
 
@@ -52,6 +58,7 @@ class UnknownDelivery(TriggerscopeError):
 class Outbox:
     def __init__(self, database: Database, storage: Storage, rules: Rules, ae_title: str) -> None:
         self._database, self._storage, self._rules, self._ae_title = database, storage, rules, ae_title
+        self.loop = Loop("outbox")
 
     def plan(self, unit: Unit, job: JobRow) -> None:
         """The deliveries that the job's rule asks for; part of the transaction of its verdict."""
@@ -68,7 +75,8 @@ class Outbox:
             yield
             return
         stop = threading.Event()
-        thread = threading.Thread(target=self._run, args=(stop,), name="outbox")
+        turns = (self.send_next, stop, POLL_SECONDS)
+        thread = threading.Thread(target=self.loop.run, args=turns, name="outbox")
         thread.start()
         try:
             yield
@@ -88,19 +96,9 @@ class Outbox:
             self._attempt(row)
         return row is not None
 
-    def _run(self, stop: threading.Event) -> None:
-        while not stop.is_set():
-            try:
-                is_idle = not self.send_next()
-            except (SQLAlchemyError, OSError) as error:
-                log.error("outbox.interrupted", error=type(error).__name__)
-                is_idle = True
-            if is_idle:
-                stop.wait(POLL_SECONDS)
-
     def _attempt(self, row: DeliveryRow) -> None:
         if row.attempts > MAX_ATTEMPTS:  # none of them came to an end: killed, or their commitment never reported
-            self._give_up(row, row.error_code or NotProven.code)
+            self._give_up(row, row.error_code or NotProven.code, row.error_detail)
             return
         try:
             destination = self._rules.destination_named(row.destination)
@@ -109,9 +107,11 @@ class Outbox:
             proof = self._send(row, destination)
         except TriggerscopeError as error:
             self._failed(row, error)
-        except (*MALFORMED, LookupError) as error:  # a film too odd to make a result of, or a row that is gone
-            log.error("outbox.unusable_film", error=type(error).__name__)
-            self._give_up(row, "unusable_result")
+        except (SQLAlchemyError, OSError):  # database or disk are away: not this result's fault
+            raise
+        except Exception as error:  # noqa: BLE001 -- whatever one film does to a library must not stop the others
+            log.error("outbox.unusable_film", delivery=row.id, error=type(error).__name__)
+            self._failed(row, UnusableResult(f"no result could be made of this film ({type(error).__name__})"))
         else:
             if proof != "commitment":
                 self._delivered(row, None if proof == "none" else proof)
@@ -147,32 +147,47 @@ class Outbox:
         due_at = utc_now() + max(COMMITMENT_WAIT, _pause(row.attempts))
         with self._database.write() as unit:
             pacs_queries.settle_delivery(
-                unit.session, row.id, transaction_uid=transaction_uid, due_at=due_at, error_code="commitment_awaited"
+                unit.session,
+                row.id,
+                transaction_uid=transaction_uid,
+                due_at=due_at,
+                error_code="commitment_awaited",
+                error_detail=None,
             )
         request_commitment(destination, result, self._ae_title, transaction_uid)
         log.info("outbox.commitment_awaited", delivery=row.id)
 
     def _failed(self, row: DeliveryRow, error: TriggerscopeError) -> None:
         if isinstance(error, NotStored) or row.attempts >= MAX_ATTEMPTS:
-            self._give_up(row, error.code)
+            self._give_up(row, error.code, error.detail)
             return
         log.warning("outbox.attempt_failed", delivery=row.id, attempt=row.attempts, code=error.code)
         with self._database.write() as unit:
             pacs_queries.settle_delivery(
-                unit.session, row.id, due_at=utc_now() + _pause(row.attempts), error_code=error.code
+                unit.session,
+                row.id,
+                due_at=utc_now() + _pause(row.attempts),
+                error_code=error.code,
+                error_detail=error.detail,
             )
 
     def _delivered(self, row: DeliveryRow, proof: str | None) -> None:
         with self._database.write() as unit:
             pacs_queries.settle_delivery(
-                unit.session, row.id, state=DELIVERED, delivered_at=utc_now(), error_code=None, proof=proof
+                unit.session,
+                row.id,
+                state=DELIVERED,
+                delivered_at=utc_now(),
+                error_code=None,
+                error_detail=None,
+                proof=proof,
             )
             self._record(unit, row, "result.delivered", proof=proof)
 
-    def _give_up(self, row: DeliveryRow, code: str) -> None:
+    def _give_up(self, row: DeliveryRow, code: str, detail: str | None) -> None:
         with self._database.write() as unit:
-            pacs_queries.settle_delivery(unit.session, row.id, state=DEAD, error_code=code)
-            self._record(unit, row, "result.given_up", code=code)
+            pacs_queries.settle_delivery(unit.session, row.id, state=DEAD, error_code=code, error_detail=detail)
+            self._record(unit, row, "result.given_up", code=code, detail=detail)
 
     def _record(self, unit: Unit, row: DeliveryRow, event: str, **more: str | None) -> None:
         said: dict[str, object] = {"result": row.kind, "destination": row.destination, "attempts": row.attempts}
@@ -198,6 +213,7 @@ def _planned(job_id: str, destination: str, kind: str, now: datetime) -> Deliver
         attempts=0,
         due_at=now,
         error_code=None,
+        error_detail=None,
         created_at=now,
         delivered_at=None,
         proof=None,

@@ -90,9 +90,11 @@ def on_report(event: Event, database: Database) -> tuple[int, None]:
             log.warning("commitment.unknown_transaction")
             return INVALID_ARGUMENT, None
         if is_committed:
-            row.state, row.delivered_at, row.error_code, row.proof = DELIVERED, utc_now(), None, "commitment"
+            row.state, row.delivered_at, row.proof = DELIVERED, utc_now(), "commitment"
+            row.error_code = row.error_detail = None
         else:
-            row.due_at, row.error_code, row.transaction_uid = utc_now(), NotProven.code, None
+            row.due_at, row.transaction_uid = utc_now(), None
+            row.error_code, row.error_detail = NotProven.code, "the archive reports that it did not commit the result"
         kind = "result.delivered" if is_committed else "result.not_committed"
         unit.record(kind, row.job_id, ACTOR, result=row.kind, destination=row.destination, proof="commitment")
     log.info("commitment.reported", delivery=row.id, committed=is_committed)

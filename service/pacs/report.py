@@ -71,8 +71,8 @@ def findings_of(row: AuditRow) -> Findings:
 
 
 def read_source(original: bytes) -> Dataset:
-    """The film's data set without its pixels."""
-    return pydicom.dcmread(io.BytesIO(original), stop_before_pixels=True)
+    """The film's data set without its pixels; like the decoder, this asks for no preamble."""
+    return pydicom.dcmread(io.BytesIO(original), stop_before_pixels=True, force=True)
 
 
 def result_uid(sop_instance_uid: str, findings: Findings, kind: str, level: str) -> str:

@@ -7,12 +7,19 @@ from pathlib import Path
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import Browser, Page, expect
+from sqlalchemy import func, select
 
 from service.__main__ import main
+from service.app import open_database
+from service.db.tables import EventRow
+from service.settings import Settings
 from tests.browser.conftest import logged_in
 
 expect.set_options(timeout=60_000)
+SHOWN_MS = 1000  # longer than a film has to be on the screen before a key decides about it
 GRAVE = ("serious", "critical")
 PAGES = (
     "/", "/?show=all", "/groups", "/watch-list", "/upload", "/classifiers", "/system", "/accounts", "/keys", "/account",
@@ -129,10 +136,55 @@ def test_many_are_decided_at_once_by_keyboard(bob: Page, models_dir: Path) -> No
     for key in ("j", "x", "j", "x"):
         bob.keyboard.press(key)
     expect(bob.locator("#chosen")).to_have_text("2 films chosen:")
+    bob.wait_for_timeout(SHOWN_MS)
     bob.keyboard.press("3")
     expect(bob.locator(".queue tbody tr")).to_have_count(waiting - 2)
     bob.goto("/?show=second_reader")
     expect(bob.locator(".queue tbody tr")).not_to_have_count(0)
+
+
+def decisions(settings: Settings) -> int:
+    with open_database(settings) as database, database.read() as session:
+        kinds = ("review.confirm", "review.dismiss", "review.refer")
+        return session.scalar(select(func.count()).select_from(EventRow).where(EventRow.kind.in_(kinds))) or 0
+
+
+@pytest.mark.parametrize("is_marked", [True, False], ids=["repeats are marked", "repeats look like new presses"])
+@pytest.mark.parametrize("place", ["film", "queue"])
+def test_a_key_held_for_two_seconds_is_one_decision(
+    bob: Page, desk_settings: Settings, models_dir: Path, tmp_path: Path, place: str, is_marked: bool
+) -> None:
+    upload(bob, [new_film(models_dir, tmp_path, f"{place} {is_marked} {number}") for number in range(3)])
+    bob.goto("/")
+    bob.keyboard.press("j")
+    if place == "film":
+        bob.keyboard.press("Enter")
+        expect(bob.locator("#canvas")).to_be_visible()
+    bob.wait_for_timeout(SHOWN_MS)
+    before = decisions(desk_settings)
+    hold(bob, "3", 2.0, is_marked=is_marked)
+    bob.wait_for_timeout(500)
+    assert decisions(desk_settings) == before + 1
+
+
+def new_film(models_dir: Path, tmp_path: Path, comment: str) -> Path:
+    """A triggered example as another file: the same pixels with another comment."""
+    said, path = PngInfo(), tmp_path / f"{comment}.png"
+    said.add_text("Comment", comment)
+    Image.open(next((models_dir / "examples").glob("triggered-*.png"))).save(path, pnginfo=said)
+    return path
+
+
+def hold(page: Page, digit: str, seconds: float, *, is_marked: bool) -> None:
+    """Press a key as a keyboard does that repeats it every 40 ms."""
+    session = page.context.new_cdp_session(page)
+    key = {"key": digit, "code": f"Digit{digit}", "text": digit, "windowsVirtualKeyCode": ord(digit)}
+    until, is_first = time.monotonic() + seconds, True
+    while time.monotonic() < until:
+        session.send("Input.dispatchKeyEvent", {"type": "keyDown", **key, "autoRepeat": is_marked and not is_first})
+        is_first = False
+        page.wait_for_timeout(40)
+    session.send("Input.dispatchKeyEvent", {"type": "keyUp", **key})
 
 
 def test_reading_needs_no_script(chromium: Browser, service: httpx.Client, ada: Page, models_dir: Path) -> None:

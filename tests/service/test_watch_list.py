@@ -2,17 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from service import audit_log, keys
+from service import audit_log, keys, review, watch_list
 from service.app import open_database
 from service.db import queries
 from service.settings import Settings
 from service.signing import Signer
+from service.storage import Storage
 from tests.service.serving import png, serving
 
 Audit = dict[str, Any]
@@ -130,9 +132,30 @@ def test_every_step_is_an_event_and_the_log_holds(world: World) -> None:
     assert report.faults == ()
 
 
-def test_reopening_takes_the_patch_off_and_confirming_again_puts_it_back(world: World, confirmed: Audit) -> None:
-    world.decide("reopen", confirmed["id"])
-    assert [entry["active"] for entry in world.entries()] == [False]
+def test_only_a_signed_dismissal_takes_the_patch_off_and_confirming_again_puts_it_back(
+    world: World, confirmed: Audit
+) -> None:
+    def active_after(decision: str) -> bool:
+        world.decide(decision, confirmed["id"])
+        [entry] = world.entries()
+        return bool(entry["active"])
+
+    assert active_after("reopen")
+    assert not active_after("dismiss")
+    assert active_after("confirm")
+
+
+def test_of_two_readers_the_first_ones_proposal_leaves_the_patch_on_the_list(world: World, confirmed: Audit) -> None:
+    def decide(decision: review.Decision, reader: str) -> bool:
+        follow = partial(watch_list.follow, Storage(world.settings.data_dir))
+        step = review.Step(decision, "", f"account:{reader}")
+        with open_database(world.settings) as database:
+            review.record(database, [confirmed["id"]], step, 2, follow)
+        [entry] = world.entries()
+        return bool(entry["active"])
+
+    assert decide("dismiss", "bob")  # proposed
+    assert not decide("dismiss", "eve")  # signed
     world.decide("confirm", confirmed["id"])
     assert [entry["active"] for entry in world.entries()] == [True]
 

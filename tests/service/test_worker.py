@@ -29,7 +29,7 @@ class Bench:
         self.database: Database = stack.enter_context(open_database(settings))
         registry = open_registry(settings, self.database)
         registry.synchronise()
-        self.worker, self.storage, self.decode, decoded = stack.enter_context(
+        self.worker, self.storage, self.decode, decoded, _outbox = stack.enter_context(
             open_worker(settings, self.database, registry, self.outcomes.append)
         )
         self.intake = open_intake(settings, self.database, self.storage, self.decode, decoded)

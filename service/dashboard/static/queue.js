@@ -46,7 +46,9 @@ document.addEventListener("keydown", (event) => {
   const typing = event.target.matches("input:not([type=checkbox]), textarea, select");
   if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
   const action = keys[event.key];
-  if (action) { event.preventDefault(); action(); }
+  if (!action) return;
+  event.preventDefault();
+  if (!"123t".includes(event.key) || isDeliberate(event)) action();
 });
 for (const [index, row] of rows.entries()) {
   row.addEventListener("click", (event) => {

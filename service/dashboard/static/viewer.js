@@ -227,7 +227,9 @@ document.addEventListener("keydown", (event) => {
   const typing = event.target.matches("input, textarea, select");
   if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
   const action = keys[event.key];
-  if (action && (source || "jk123t".includes(event.key))) { event.preventDefault(); action(); }
+  if (!action || !(source || "jk123t".includes(event.key))) return;
+  event.preventDefault();
+  if (!"123t".includes(event.key) || isDeliberate(event)) action();
 });
 
 async function start() {
@@ -236,6 +238,7 @@ async function start() {
   control("drawn").hidden = true;
   canvas.hidden = false;
   viewer.classList.add("live");
+  shownAt = performance.now();
   connect();
   redraw();
   await showMap();

@@ -255,7 +255,27 @@ def test_a_film_that_cannot_be_decoded_fails_at_once_and_with_its_reason(tmp_pat
             job = queries.job(session, job_id)
             assert job is not None
             assert (job.error_code, job.attempts) == ("unsupported_radiograph", 1)
+            assert job.error_detail == "the film has several samples per pixel"
+            [failed] = [event for event in queries.events_about(session, job_id) if event.kind == "audit.failed"]
+            assert failed.payload["detail"] == job.error_detail
             assert session.scalars(select(DeliveryRow)).all() == []
+
+
+@on_loopback_only
+def test_a_film_without_a_preamble_gets_its_results_and_so_do_those_behind_it(tmp_path: Path, models_dir: Path) -> None:
+    bare = phantom(CLEAN, 1)[132:]
+    assert bare.startswith(b"\x02\x00\x00\x00UL")  # it begins at its file meta
+    settings = settings_for(tmp_path, models_dir, BY_STOW)
+    with known_to(tmp_path / "orthanc").running() as client, auditing(settings) as (database, acceptance):
+        for data in (bare, phantom(TRIGGERED, 2), phantom(CLEAN, 3)):
+            acceptance.accept(data, acceptance.read(data), Sender("stow", "key:scanner", "scanner"))
+        wait_until(lambda: states_of_results(database) == ["delivered"] * 9)
+        assert len(client.get(f"/dicom-web/studies/{STUDY}/instances").json()) == 9
+
+
+def states_of_results(database: Database) -> list[str]:
+    with database.read() as session:
+        return list(session.scalars(select(DeliveryRow.state)))
 
 
 def state_of(database: Database, job_id: str) -> str:

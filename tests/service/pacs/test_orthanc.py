@@ -84,7 +84,7 @@ def test_a_full_queue_holds_the_cursor(opened: Database, settings: Settings, tmp
         for number in range(3):
             send(client, film(number))
         narrow = OrthancWatcher(client, make_acceptance(opened, settings, depth=2))
-        thread = threading.Thread(target=keep_watching, args=(narrow.poll, opened, stop, 0.05))
+        thread = threading.Thread(target=keep_watching, args=("narrow", narrow.poll, opened, stop, 0.05))
         thread.start()
         wait_until(lambda: jobs(opened) == 2)
         stop.set()

@@ -64,9 +64,8 @@ def rules_for(port: int, kinds: tuple[str, ...] = ("sr", "sc")) -> Rules:
     )
 
 
-def audited(acceptance: Acceptance, outbox: Outbox) -> JobRow:
+def audited(acceptance: Acceptance, outbox: Outbox, data: bytes = film(1)) -> JobRow:
     """A film with its verdict and planned results, as the worker leaves it."""
-    data = film(1)
     sender = Sender("dimse", "dimse:CT7", "CT7", calling_ae="CT7")
     job_id = acceptance.accept(data, acceptance.read(data), sender).job_id
     acceptance.storage.put_maps(job_id, {"layercam_28": np.eye(28, dtype=np.float32)})
@@ -129,6 +128,7 @@ def test_a_destination_that_is_away_is_tried_again_and_at_last_given_up(
             unit.session.execute(update(DeliveryRow).values(due_at=utc_now()))
         drain(outbox)
     assert {(row.state, row.attempts) for row in rows(opened)} == {("dead", MAX_ATTEMPTS)}
+    assert {row.error_detail for row in rows(opened)} == {"the destination refused the object with status A700"}
     archive.status = 0
     for row in rows(opened):
         resend(opened, row.id, "test")
@@ -190,6 +190,20 @@ def test_a_destination_without_a_usable_address_stops_no_other(opened: Database,
     audited(acceptance, outbox)
     drain(outbox)
     assert [(row.state, row.error_code) for row in rows(opened)] == [("pending", "delivery_failed")]
+
+
+def test_a_film_that_no_result_can_be_made_of_is_tried_again_with_its_reason_and_stops_no_other(
+    opened: Database, settings: Settings, archive: Archive
+) -> None:
+    acceptance, outbox = opened_with(opened, settings, archive.port)
+    odd = audited(acceptance, outbox, film(1, PatientSex="m"))
+    audited(acceptance, outbox, film(2))
+    drain(outbox)
+    found = {(row.job_id == odd.id, row.state, row.error_code, row.error_detail) for row in rows(opened)}
+    assert found == {
+        (True, "pending", "unusable_result", "no result could be made of this film (ValueError)"),
+        (False, "delivered", None, None),
+    }
 
 
 def test_an_association_that_has_ended_is_a_failed_delivery(archive: Archive) -> None:
