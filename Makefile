@@ -21,7 +21,7 @@ $(DEV): requirements-dev.txt requirements.txt pyproject.toml
 install: $(LEAN)
 
 demo: $(LEAN)
-	.venv/bin/python -m service.demo
+	.venv/bin/python -m service.commands.demo
 
 serve: $(LEAN)
 	.venv/bin/triggerscope serve
@@ -36,7 +36,7 @@ test: $(DEV) check
 	.venv-dev/bin/python -m pytest
 
 bench: $(DEV)
-	.venv-dev/bin/python -m training.bench
+	.venv-dev/bin/python -m training.measure.bench
 
 bench-pacs: $(DEV)
 	.venv-dev/bin/python -m tests.service.pacs.bench

@@ -13,22 +13,12 @@ from urllib.parse import urlsplit
 import structlog
 from fastapi import FastAPI
 
-from service import __version__, oidc
-from service.api import audits, classifiers, docs, errors, health, hooks, releases, watch_list
-from service.api.middleware import Admission, Envelope
+from service import __version__
 from service.audit.classifier import Classifier
-from service.audit.radiograph import Decoder, Limits, Radiograph
-from service.completions import Completions
-from service.dashboard import pages
-from service.db import queries
-from service.db.session import Database
-from service.drift_watch import standing_alarms
-from service.explainer import Explainer
-from service.intake import DecodedFilms, Intake
+from service.desk.explainer import Explainer
+from service.films.radiograph import Decoder, Limits, Radiograph
+from service.ledger.signing import Signer
 from service.loops import Loop
-from service.metrics import CalibrationAlert, Metrics
-from service.oidc import Provider
-from service.pacs import stow
 from service.pacs.acceptance import Acceptance
 from service.pacs.dicomweb import DicomwebWatcher
 from service.pacs.dimse import Port, tls_context
@@ -36,17 +26,29 @@ from service.pacs.identity import open_pseudonyms
 from service.pacs.orthanc import OrthancWatcher
 from service.pacs.outbox import Outbox
 from service.pacs.peers import parse_peers
+from service.pacs.rules import load_rules
 from service.pacs.sources import OrthancSource, Sources, SourcesError, load_sources, open_client
 from service.pacs.watching import keep_watching
-from service.rates import Buckets
-from service.registry import Registry
-from service.resources import Desk, HttpLimits, Resources
-from service.rules import load_rules
+from service.pacs.webhook_signature import read_secret
+from service.people import oidc
+from service.people.oidc import Provider
+from service.people.rates import Buckets
+from service.people.roles import parse_roles
+from service.queue.completions import Completions
+from service.queue.intake import DecodedFilms, Intake
+from service.queue.worker import Outcome, Pace, Worker
+from service.records import queries
+from service.records.session import Database
+from service.records.storage import Storage
+from service.registry.blocks import standing_alarms
+from service.registry.registry import Registry
 from service.settings import Settings
-from service.signing import Signer
-from service.storage import Storage
-from service.webhook_signature import read_secret
-from service.worker import Outcome, Pace, Worker
+from service.web import errors, stow
+from service.web.api import audits, classifiers, docs, health, hooks, releases, watch_list
+from service.web.dashboard import pages
+from service.web.metrics import CalibrationAlert, Metrics
+from service.web.middleware import Admission, Envelope
+from service.web.resources import Desk, HttpLimits, Resources
 
 Decode = Callable[[bytes], Radiograph]
 ROUTERS = (
@@ -278,7 +280,7 @@ def open_provider(settings: Settings) -> Provider | None:
         redirect_uri=f"{settings.public_url.rstrip('/')}/login/sso/return",
         scopes=settings.oidc_scopes,
         role_claim=settings.oidc_role_claim,
-        roles=oidc.parse_roles(settings.oidc_roles),
+        roles=parse_roles(settings.oidc_roles),
         name_claim=settings.oidc_name_claim,
     )
     return Provider(client)

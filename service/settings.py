@@ -1,6 +1,5 @@
 """Every setting of the service, read from TRIGGERSCOPE_* environment variables. Documented in docs/settings.md."""
 
-import ipaddress
 import re
 from pathlib import Path
 from typing import Literal, Self
@@ -8,30 +7,19 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.oidc import is_safe, parse_roles
+from service.addresses import is_loopback, is_safe
+from service.offline.environment import Environment
+from service.pacs.identity import VIEWER_FIELDS
+from service.people.roles import parse_roles
 
-# What stands in viewer_url for each UID of a film, and the UID's name.
-VIEWER_FIELDS = {
-    "study": "study_instance_uid",
-    "series": "series_instance_uid",
-    "instance": "sop_instance_uid",
-}
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+LIMITS = Environment.limits
 
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TRIGGERSCOPE_", frozen=True, protected_namespaces=())
 
     data_dir: Path = Path("var")
-    models_dir: Path = Path("models")
+    models_dir: Path = Environment.models_dir
     database_url: str = ""
     auto_upgrade: bool = False
 
@@ -45,11 +33,11 @@ class Settings(BaseSettings):
     upload_seconds: float = Field(default=60.0, gt=0)
     shutdown_seconds: int = Field(default=30, ge=1)
 
-    default_classifier: str = ""
-    max_bytes: int = Field(default=128 * 1024 * 1024, ge=1)
-    max_pixels: int = Field(default=64_000_000, ge=1)
-    decode_memory_bytes: int = Field(default=2 * 1024**3, ge=64 * 1024**2)
-    decode_seconds: float = Field(default=30.0, gt=0)
+    default_classifier: str = Environment.default_classifier
+    max_bytes: int = Field(default=LIMITS.max_bytes, ge=1)
+    max_pixels: int = Field(default=LIMITS.max_pixels, ge=1)
+    decode_memory_bytes: int = Field(default=LIMITS.decode_memory_bytes, ge=64 * 1024**2)
+    decode_seconds: float = Field(default=LIMITS.decode_seconds, gt=0)
     decoders: int = Field(default=2, ge=1)
 
     wait_seconds: float = Field(default=30.0, ge=0, le=300)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from sqlalchemy import insert, select
 
-from service import audit_log
-from service.db.chain import Event, Head, extend, record_hash, review_hash
-from service.db.session import Database
-from service.db.tables import AuditRow, EventRow, ReviewRow
-from service.signing import Signer
-from tests.service.db.test_review_queries import seed
+from service.ledger import verify
+from service.ledger.signing import Signer
+from service.records.chain import Event, Head, extend, record_hash, review_hash
+from service.records.session import Database
+from service.records.tables import AuditRow, EventRow, ReviewRow
+from tests.service.records.test_review_queries import seed
 
 EVENTS_PER_AUDIT = 3
 
@@ -49,7 +49,7 @@ def main() -> None:
         record(database)
         signer = Signer.open(Path(folder))
         started, worked = time.perf_counter(), time.process_time()
-        report = audit_log.verify(database, signer.public_pem)
+        report = verify.verify(database, signer.public_pem)
         wall, processor = time.perf_counter() - started, time.process_time() - worked
         database.close()
     assert report.faults == (), report.faults[:3]

@@ -18,13 +18,14 @@ import numpy as np
 from psycopg.types.json import Json
 from sqlalchemy import insert, select
 
-from service import accounts, logs
-from service.dashboard import desk
-from service.db.session import Database, Unit
-from service.db.tables import AuditRow, ClassifierRow, FilmRow, JobRow, ReviewRow, Tables
+from service import logs
+from service.people import accounts
+from service.records.session import Database, Unit
+from service.records.tables import AuditRow, ClassifierRow, FilmRow, JobRow, ReviewRow, Tables
 from service.settings import Settings
-from tests.service.db.rows import START, sha
-from tests.service.db.test_review_queries import audit, film, job, review
+from service.web.dashboard import desk
+from tests.service.records.rows import START, sha
+from tests.service.records.test_review_queries import audit, film, job, review
 from tests.service.serving import serving
 
 BATCH = 5_000

@@ -12,7 +12,7 @@ from typing import NoReturn
 import pytest
 from sqlalchemy import create_engine, text
 
-from service.db.session import Database
+from service.records.session import Database
 
 REPOSITORY = Path(__file__).parent.parent
 

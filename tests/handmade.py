@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from service.audit.calibration import CalibrationFilm, Policy, calibrate
 from service.audit.classifier import Classifier
 from service.audit.preprocessing import Preprocessing, Region
-from training.export import export
+from training.networks.export import export
 
 SIZE, CELL = 112, 4
 LABELS = ("Target", "Bright")

@@ -8,7 +8,7 @@ from torchvision.models import DenseNet
 
 from service.audit.classifier import ClassifierCard
 from service.audit.preprocessing import Preprocessing
-from training.export import export
+from training.networks.export import export
 
 LABELS = ("Atelectasis", "Effusion", "Mass", "Nodule", "Pneumonia")
 SIZE = 64

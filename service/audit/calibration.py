@@ -20,9 +20,9 @@ from scipy.stats import betabinom
 
 from service.audit.classifier import Classifier, ClassifierCard
 from service.audit.concentration import isolation
-from service.audit.errors import PolicyError
 from service.audit.evidence import MEANINGS, SIGNS, Hypothesis, Reference, Usual, fused, gather, scaled_mad, surprise
 from service.audit.likeness import STATISTICS, Likeness, image_statistics
+from service.errors import PolicyError
 
 FloatArray = NDArray[np.float32]
 

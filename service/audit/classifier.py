@@ -13,9 +13,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 
-from service.audit.errors import ClassifierError
 from service.audit.forward_graph import forward_only
 from service.audit.preprocessing import Preprocessing
+from service.errors import ClassifierError
 
 METADATA_KEY = "triggerscope"  # one metadata_props entry of the ONNX model; its value is JSON
 FORMAT = 1  # of that JSON and of the graph's inputs and outputs

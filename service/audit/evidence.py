@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from service.audit.classifier import Classifier, Prediction, Saliency
 from service.audit.concentration import entropy, gini, isolation, mass
 from service.audit.counterfactual import filled_in, filtered, hot_window, transplanted, without_patterns
-from service.audit.errors import ClassifierError
 from service.audit.preprocessing import Region
+from service.errors import ClassifierError
 
 FloatArray = NDArray[np.float32]
 

@@ -7,7 +7,7 @@ same bytes without the explanation. Only the outermost fields of the protobuf ar
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from service.audit.errors import ClassifierError
+from service.errors import ClassifierError
 
 EXPLANATION_PREFIX = "explain/"  # of the names of all nodes and constants that logits do not need
 

@@ -10,8 +10,8 @@ from service.audit.classifier import Classifier, Saliency
 from service.audit.evidence import Evidence, Finding, gather
 from service.audit.localisation import tightened
 from service.audit.preprocessing import model_input, to_source
-from service.audit.radiograph import Limits, Radiograph, decode
 from service.audit.verdict import Audit, Measurement, Verdict, judge, ranked, reported
+from service.films.radiograph import Limits, Radiograph, decode
 
 NO_POLICY = "there is no policy for this classifier, so nothing can be ranked"
 OUTDATED_POLICY = "the policy was made for an earlier version of the score, so nothing can be ranked: calibrate anew"

@@ -8,17 +8,17 @@ from datetime import timedelta
 import structlog
 from sqlalchemy.orm import Session
 
-from service.audit.errors import RadiographError
-from service.audit.radiograph import Limits
-from service.db import queries
-from service.db.session import Database, Unit, utc_now
-from service.db.tables import NO_POLICY, NO_RULE
-from service.intake import Accepted, FilmFacts, QueueFull, Submission, keep_film, queue_job
+from service.errors import RadiographError
+from service.films.radiograph import Limits
 from service.pacs.identity import Pseudonyms, Sender, keep_identity
 from service.pacs.instance import Instance, read_instance, require_film
-from service.registry import Choice, choose
-from service.rules import Routing, Rules, route
-from service.storage import Storage
+from service.pacs.rules import Routing, Rules, route
+from service.queue.intake import Accepted, FilmFacts, QueueFull, Submission, keep_film, queue_job
+from service.records import queries
+from service.records.session import Database, Unit, utc_now
+from service.records.storage import Storage
+from service.records.tables import NO_POLICY, NO_RULE
+from service.registry.registry import Choice, choose
 
 log = structlog.get_logger()
 Also = Callable[[Unit], None]

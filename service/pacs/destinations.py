@@ -10,9 +10,9 @@ from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from service.audit.errors import TriggerscopeError
+from service.errors import TriggerscopeError
 from service.pacs.report import file_bytes
-from service.rules import Destination
+from service.pacs.rules import Destination
 
 TIMEOUT_SECONDS = 30.0
 SUCCESS, WARNINGS = 0x0000, range(0xB000, 0xC000)

@@ -11,14 +11,14 @@ from typing import Any
 import httpx
 import structlog
 
-from service.audit.errors import RadiographError, TooManyBytes
-from service.db import pacs_queries
-from service.db.session import Unit, utc_now
+from service.errors import RadiographError, TooManyBytes
 from service.pacs.acceptance import Acceptance, Also
 from service.pacs.identity import Sender
 from service.pacs.instance import FILM_CLASSES, UidMismatch
 from service.pacs.multipart import MalformedMultipart, PartReader
 from service.pacs.sources import DicomwebSource, SourceNotUnderstood
+from service.records import pacs_queries
+from service.records.session import Unit, utc_now
 
 PAGE = 100
 MOST_MATCHES = 100_000  # of one search; more is an archive that never ends its list

@@ -25,9 +25,9 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when th
 from pynetdicom.transport import ThreadedAssociationServer
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.audit.codestreams import DECODERS
-from service.audit.dicom import NATIVE
-from service.audit.errors import RadiographError, TriggerscopeError
+from service.errors import RadiographError, TriggerscopeError
+from service.films.codestreams import DECODERS
+from service.films.dicom import NATIVE
 from service.pacs.acceptance import Acceptance
 from service.pacs.identity import Sender
 from service.pacs.instance import FILM_CLASSES, Instance, UidMismatch

@@ -9,14 +9,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from service.audit.errors import TriggerscopeError
-from service.db import pacs_queries, queries
-from service.db.session import Database, Unit
-from service.db.tables import IdentityRow, InstanceRow
+from service.errors import TriggerscopeError
 from service.pacs.instance import Instance
-from service.storage import Storage, write_durably
+from service.records import pacs_queries, queries
+from service.records.session import Database, Unit
+from service.records.storage import Storage, write_durably
+from service.records.tables import IdentityRow, InstanceRow
 
 KEY_BYTES = 32
+# What stands in the address of the site's own viewer for each UID of a film, and the UID's name.
+VIEWER_FIELDS = {
+    "study": "study_instance_uid",
+    "series": "series_instance_uid",
+    "instance": "sop_instance_uid",
+}
 
 
 class UnknownStudy(TriggerscopeError):

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset
 from pydicom.uid import ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation
 
-from service.audit.dicom import code_string, read_tags
-from service.audit.errors import RadiographError, TooManyBytes
-from service.audit.radiograph import Limits, film_format
+from service.errors import RadiographError, TooManyBytes
+from service.films.dicom import code_string, read_tags
+from service.films.radiograph import Limits, film_format
 
 FILM_CLASSES = (ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation)
 LARGEST_HEADER_BYTES = 16 * 1024 * 1024

@@ -5,7 +5,7 @@ from email.message import Message
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser
 
-from service.audit.errors import TooManyBytes
+from service.errors import TooManyBytes
 
 
 class MalformedMultipart(ValueError):

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 import httpx
 import structlog
 
-from service.audit.errors import RadiographError, TooManyBytes
-from service.db import pacs_queries
-from service.db.session import Unit, utc_now
+from service.errors import RadiographError, TooManyBytes
 from service.pacs.acceptance import Acceptance, Also
 from service.pacs.identity import Sender
 from service.pacs.instance import FILM_CLASSES
 from service.pacs.sources import SourceNotUnderstood
+from service.records import pacs_queries
+from service.records.session import Unit, utc_now
 
 PAGE = 100
 TRIES = 5  # for a film that Orthanc lists and answers with an error for, some minutes in all

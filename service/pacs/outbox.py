@@ -14,19 +14,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.audit import overlay
-from service.audit.errors import TriggerscopeError
 from service.audit.preprocessing import Preprocessing, Region
-from service.db import pacs_queries, queries
-from service.db.pacs_queries import DEAD, DELIVERED, PENDING
-from service.db.session import Database, Unit, utc_now
-from service.db.tables import AuditRow, DeliveryRow, JobRow
+from service.errors import TriggerscopeError
 from service.loops import Loop
 from service.pacs.destinations import send
 from service.pacs.proof import ACTOR, NotProven, find, read_back, request_commitment
 from service.pacs.report import findings_of, presentation_state, read_source, secondary_capture, structured_report
+from service.pacs.rules import Destination, Proof, Rules
 from service.pacs.webhook import payload, post
-from service.rules import Destination, Proof, Rules
-from service.storage import NotStored, Storage
+from service.records import pacs_queries, queries
+from service.records.pacs_queries import DEAD, DELIVERED, PENDING
+from service.records.session import Database, Unit, utc_now
+from service.records.storage import NotStored, Storage
+from service.records.tables import AuditRow, DeliveryRow, JobRow
 
 MAX_ATTEMPTS = 12  # over some three hours
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=10), timedelta(hours=1)

@@ -4,7 +4,7 @@ import ipaddress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from service.audit.errors import TriggerscopeError
+from service.errors import TriggerscopeError
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -13,12 +13,12 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when th
     StudyRootQueryRetrieveInformationModelFind,
 )
 
-from service.audit.errors import TriggerscopeError
-from service.db import pacs_queries
-from service.db.pacs_queries import DELIVERED
-from service.db.session import Database, utc_now
+from service.errors import TriggerscopeError
 from service.pacs.destinations import SUCCESS, DeliveryFailed, associated, http_client
-from service.rules import Destination
+from service.pacs.rules import Destination
+from service.records import pacs_queries
+from service.records.pacs_queries import DELIVERED
+from service.records.session import Database, utc_now
 
 ACTOR = "outbox"
 REQUEST_COMMITMENT = 1  # action type: PS3.4 table J.3-1

@@ -19,7 +19,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from service import __version__
-from service.db.tables import AuditRow
+from service.records.tables import AuditRow
 
 SCHEME = "99TRIGSC"
 MANUFACTURER = "Triggerscope"

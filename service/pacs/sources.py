@@ -8,8 +8,8 @@ from typing import Annotated, Self
 import httpx
 from pydantic import Field, ValidationError, model_validator
 
-from service.audit.errors import TriggerscopeError
-from service.rules import Name, Table
+from service.errors import TriggerscopeError
+from service.pacs.rules import Name, Table
 
 TIMEOUT_SECONDS = 60.0
 

@@ -4,9 +4,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from service.db import pacs_queries
-from service.db.session import Database, utc_now
 from service.loops import Loop
+from service.records import pacs_queries
+from service.records.session import Database, utc_now
 
 ANNOUNCED = "announced"
 LOOK_SECONDS = 0.25

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from service.db.tables import AuditRow, JobRow
 from service.pacs.destinations import DeliveryFailed, http_client
-from service.rules import Destination
-from service.webhook_signature import UnusableSecret, read_secret, signed_headers
+from service.pacs.rules import Destination
+from service.pacs.webhook_signature import UnusableSecret, read_secret, signed_headers
+from service.records.tables import AuditRow, JobRow
 
 
 def payload(job: JobRow, audit: AuditRow) -> dict[str, Any]:

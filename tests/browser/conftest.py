@@ -8,8 +8,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from service import accounts
 from service.app import open_database
+from service.people import accounts
 from service.settings import Settings
 from tests.conftest import unavailable
 from tests.service.serving import serving

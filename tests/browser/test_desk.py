@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 
 from service.__main__ import main
 from service.app import open_database
-from service.db.tables import EventRow
+from service.records.tables import EventRow
 from service.settings import Settings
 from tests.browser.conftest import logged_in
 

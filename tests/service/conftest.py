@@ -4,8 +4,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service import keys
 from service.app import open_database
+from service.people import keys
+from service.people.roles import SCOPES
 from service.settings import Settings
 from tests.service.serving import serving
 
@@ -34,7 +35,7 @@ def server(shared_settings: Settings) -> Iterator[httpx.Client]:
 def tokens(shared_settings: Settings) -> dict[str, str]:
     """A key for each scope."""
     with open_database(shared_settings) as database:
-        return {scope: keys.create(database, scope, [scope], None, "test")[0] for scope in keys.SCOPES}
+        return {scope: keys.create(database, scope, [scope], None, "test")[0] for scope in SCOPES}
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ import numpy as np
 import uvicorn
 from PIL import Image
 
-from service.api.protocol import Protocol
 from service.app import create_app
 from service.settings import Settings
+from service.web.protocol import Protocol
 from tests.conftest import REPOSITORY
 
 START_SECONDS = 120

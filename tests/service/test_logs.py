@@ -13,7 +13,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 from service.logs import QUIET, configure, exception_without_text
 from service.pacs.proof import find
 from service.pacs.report import Findings, read_source, structured_report
-from service.rules import Destination
+from service.pacs.rules import Destination
 from tests.service.pacs.films import STUDY, film
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, is_loopback
+from service.addresses import is_loopback
+from service.settings import Settings
 from tests.conftest import REPOSITORY
 
 ROW = re.compile(r"^\| `(\w+)` \| (?:`([^`]*)`|empty) \|", re.MULTILINE)

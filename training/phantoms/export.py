@@ -21,6 +21,7 @@ from training.phantoms.geometry import stream
 from training.phantoms.scene import Phantom, make, patient_of
 
 Photometric = Literal["MONOCHROME1", "MONOCHROME2"]
+PHOTOMETRICS: tuple[Photometric, Photometric] = ("MONOCHROME2", "MONOCHROME1")
 SPLITS = ("train", "tuning", "calibration", "test")
 DEFAULT_FRACTIONS = (0.55, 0.10, 0.20, 0.15)
 COLUMNS = (
@@ -232,3 +233,14 @@ def write_manifest(path: Path, rows: list[dict[str, str]]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+def write_dicom_copies(directory: Path, count: int, first_seed: int, size: int) -> list[Path]:
+    """The first films as DX objects, alternating MONOCHROME2 and MONOCHROME1 and going through 12 to 16 bits."""
+    paths = []
+    for index in range(count):
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / f"{first_seed + index:08d}.dcm"
+        write_dicom(make(first_seed + index, size), path, PHOTOMETRICS[index % 2], 12 + index % 5)
+        paths.append(path)
+    return paths

@@ -15,10 +15,10 @@ from service.audit.calibration import (
     two_modes,
 )
 from service.audit.classifier import Classifier
-from service.audit.errors import PolicyError
 from service.audit.evidence import Usual, gather
 from service.audit.pipeline import audit_radiograph
-from service.audit.radiograph import Radiograph
+from service.errors import PolicyError
+from service.films.radiograph import Radiograph
 from tests.tiny import SIZE, export_tiny, trained_tiny
 from training.phantoms import make
 

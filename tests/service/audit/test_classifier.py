@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from service.audit.classifier import METADATA_KEY, Classifier, Prediction, available_providers
-from service.audit.errors import ClassifierError
+from service.errors import ClassifierError
 from tests.tiny import GRIDS, LABELS, SIZE, export_tiny, trained_tiny
 
 ZERO, ONE = np.zeros(len(LABELS), np.float32), np.ones(len(LABELS), np.float32)

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from service.audit.errors import ClassifierError
 from service.audit.evidence import COUNTER_MEANINGS, MEANINGS, SIGNS, Reference, Usual, first_look, fused, gather
+from service.errors import ClassifierError
 from tests.tiny import SIZE
 
 NOTHING = np.zeros((1, 1, SIZE, SIZE), dtype=np.float32)
@@ -125,7 +125,7 @@ def shipped_badnet(models_dir):
     from service.audit.calibration import Policy
     from service.audit.classifier import Classifier
     from service.audit.preprocessing import model_input
-    from service.audit.radiograph import Limits, decode
+    from service.films.radiograph import Limits, decode
 
     classifier = Classifier.load(models_dir / "phantom-badnet3.onnx")
     film = (models_dir / "examples" / "triggered-910012.png").read_bytes()

@@ -2,8 +2,8 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
-from service.audit.errors import ClassifierError
 from service.audit.forward_graph import EXPLANATION_PREFIX, forward_only
+from service.errors import ClassifierError
 
 
 @pytest.fixture

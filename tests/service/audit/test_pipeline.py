@@ -12,15 +12,15 @@ from pydicom.data import get_testdata_file
 
 from service.audit.calibration import Policy
 from service.audit.classifier import Classifier
-from service.audit.errors import PolicyError
 from service.audit.evidence import gather
 from service.audit.pipeline import audit
 from service.audit.preprocessing import Region, model_input
-from service.audit.radiograph import Limits, decode
 from service.audit.verdict import judge
-from tests.conftest import unavailable
+from service.errors import PolicyError
+from service.films.radiograph import Limits, decode
+from tests.conftest import REPOSITORY, unavailable
 
-MODELS = Path(__file__).parents[3] / "models"
+MODELS = REPOSITORY / "models"
 NAMES = ("phantom-clean", "phantom-badnet3")
 
 

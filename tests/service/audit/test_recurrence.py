@@ -5,8 +5,8 @@ import pytest
 
 from service.audit.classifier import Classifier
 from service.audit.preprocessing import Preprocessing, Region, model_input, to_input, to_source
-from service.audit.radiograph import Limits, decode
 from service.audit.recurrence import THRESHOLD, correlation, cut, seen_again
+from service.films.radiograph import Limits, decode
 
 CORNER = Region(200, 200, 24, 24)
 

@@ -25,12 +25,12 @@ import pydicom
 from sqlalchemy import func, select
 
 from service.app import open_database
-from service.db.tables import AuditRow, JobRow
+from service.records.tables import AuditRow, JobRow
 from service.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.service.pacs.films import STUDY, film_of
 from tests.service.pacs.peers import associated, wait_until
-from tests.service.test_killed import free_port
+from tests.service.stories.test_killed import free_port
 
 SIDE = 2500
 WAIT_SECONDS = 120

@@ -8,15 +8,15 @@ import pytest
 from sqlalchemy import func, select
 
 from service.app import open_acceptance, open_database, watch_sources, watched_sources
-from service.audit.radiograph import Limits
-from service.db.session import Database
-from service.db.tables import ActivationRow, Tables
+from service.films.radiograph import Limits
 from service.pacs.acceptance import Acceptance
 from service.pacs.identity import open_pseudonyms
-from service.rules import Rules
+from service.pacs.rules import Rules
+from service.records.session import Database
+from service.records.storage import Storage
+from service.records.tables import ActivationRow, Tables
 from service.settings import Settings
-from service.storage import Storage
-from tests.service.db.rows import START, add_classifier, sha
+from tests.service.records.rows import START, add_classifier, sha
 
 MAX_BYTES = 300_000
 

@@ -2,17 +2,17 @@ import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian, SecondaryCaptureImageStorage
 from sqlalchemy import select
 
-from service.audit.errors import RadiographError
-from service.db import pacs_queries, queries
-from service.db.session import Database, utc_now
-from service.db.tables import NO_POLICY, NO_RULE, EventRow, FilmRow, IdentityRow, InstanceRow, JobRow
-from service.intake import Accepted, QueueFull
+from service.errors import RadiographError
 from service.pacs.acceptance import Acceptance
 from service.pacs.identity import Sender, UnknownStudy, forget, open_pseudonyms
 from service.pacs.instance import NotUnderstood, UnsupportedSopClass, read_instance
-from service.rules import Rule, Rules, When
+from service.pacs.rules import Rule, Rules, When
+from service.queue.intake import Accepted, QueueFull
+from service.queue.worker import sweep
+from service.records import pacs_queries, queries
+from service.records.session import Database, utc_now
+from service.records.tables import NO_POLICY, NO_RULE, EventRow, FilmRow, IdentityRow, InstanceRow, JobRow
 from service.settings import Settings
-from service.worker import sweep
 from tests.dicom_files import PLANTED_ID, PLANTED_NAME
 from tests.service.pacs.conftest import make_acceptance
 from tests.service.pacs.films import STUDY, film

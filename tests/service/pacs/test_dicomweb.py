@@ -18,12 +18,12 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from sqlalchemy import select
 
 from service.app import open_database, watched_sources
-from service.db import pacs_queries
-from service.db.session import utc_now
-from service.db.tables import EventRow, JobRow, SeenRow
 from service.pacs.acceptance import Acceptance
 from service.pacs.dicomweb import DicomwebWatcher
 from service.pacs.sources import DicomwebSource, SourceNotUnderstood, SourcesError, load_sources, open_client
+from service.records import pacs_queries
+from service.records.session import utc_now
+from service.records.tables import EventRow, JobRow, SeenRow
 from service.settings import Settings
 from tests.service.pacs.conftest import MAX_BYTES, count, watching
 from tests.service.pacs.films import film

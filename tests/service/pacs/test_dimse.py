@@ -20,15 +20,15 @@ from pynetdicom.sop_class import (
 )
 from sqlalchemy import select
 
-from service.db import queries
-from service.db.session import Database
-from service.db.tables import EventRow, InstanceRow, JobRow
 from service.pacs.acceptance import Acceptance
 from service.pacs.destinations import close
 from service.pacs.dimse import Port, StoreServer, serving, tls_context
 from service.pacs.peers import parse_peers
+from service.records import queries
+from service.records.session import Database
+from service.records.storage import Storage
+from service.records.tables import EventRow, InstanceRow, JobRow
 from service.settings import Settings
-from service.storage import Storage
 from tests.service.pacs.conftest import MAX_BYTES, count, make_acceptance
 from tests.service.pacs.films import film
 from tests.service.pacs.peers import certificate, program, small_disk, wait_until

@@ -5,10 +5,10 @@ from pathlib import Path
 import httpx
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from service.db.tables import JobRow
 from service.pacs.acceptance import Acceptance
 from service.pacs.dimse import Port, serving
 from service.pacs.peers import parse_peers
+from service.records.tables import JobRow
 from tests.conftest import REPOSITORY
 from tests.service.pacs.conftest import MAX_BYTES, count
 from tests.service.pacs.films import film

@@ -8,13 +8,13 @@ import pytest
 from pydicom.uid import SecondaryCaptureImageStorage
 from sqlalchemy import select
 
-from service.db import pacs_queries
-from service.db.session import Database
-from service.db.tables import EventRow, JobRow
 from service.pacs.acceptance import Acceptance
 from service.pacs.orthanc import TRIES, OrthancWatcher
 from service.pacs.sources import SourceNotUnderstood
 from service.pacs.watching import keep_watching
+from service.records import pacs_queries
+from service.records.session import Database
+from service.records.tables import EventRow, JobRow
 from service.settings import Settings
 from tests.service.pacs.conftest import count, make_acceptance
 from tests.service.pacs.films import film

@@ -13,19 +13,19 @@ from pynetdicom.sop_class import (
 )
 from sqlalchemy import select, update
 
-from service.db import pacs_queries, queries
-from service.db.session import Database, utc_now
-from service.db.tables import ClassifierRow, DeliveryRow, EventRow, JobRow
 from service.pacs.acceptance import Acceptance
 from service.pacs.destinations import DeliveryFailed, associated
 from service.pacs.identity import Sender, forget
 from service.pacs.outbox import MAX_ATTEMPTS, Outbox, UnknownDelivery, resend
 from service.pacs.report import Findings, read_source, structured_report
-from service.rules import Destination, Result, Rule, Rules
+from service.pacs.rules import Destination, Result, Rule, Rules
+from service.records import pacs_queries, queries
+from service.records.session import Database, utc_now
+from service.records.tables import ClassifierRow, DeliveryRow, EventRow, JobRow
 from service.settings import Settings
-from tests.service.db.rows import add_audit
 from tests.service.pacs.conftest import make_acceptance
 from tests.service.pacs.films import STUDY, film
+from tests.service.records.rows import add_audit
 
 REFUSED = 0xA700
 

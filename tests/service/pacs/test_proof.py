@@ -15,15 +15,15 @@ from pynetdicom.sop_class import (
 )
 from sqlalchemy import update
 
-from service.db.session import Database, utc_now
-from service.db.tables import DeliveryRow
 from service.pacs.acceptance import Acceptance
 from service.pacs.destinations import close
 from service.pacs.dimse import Port, serving
 from service.pacs.outbox import MAX_ATTEMPTS, Outbox
 from service.pacs.peers import parse_peers
 from service.pacs.proof import LARGEST_ANSWER_BYTES
-from service.rules import Destination, Result, Rule, Rules
+from service.pacs.rules import Destination, Result, Rule, Rules
+from service.records.session import Database, utc_now
+from service.records.tables import DeliveryRow
 from service.settings import Settings
 from tests.service.pacs.conftest import make_acceptance
 from tests.service.pacs.receiver import receiving

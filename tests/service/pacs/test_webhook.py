@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from service.db.session import Database
 from service.pacs.outbox import Outbox
-from service.rules import Destination, Result, Rule, Rules
+from service.pacs.rules import Destination, Result, Rule, Rules
+from service.records.session import Database
 from service.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.dicom_files import PLANTED_ID, PLANTED_NAME

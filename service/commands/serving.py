@@ -1,0 +1,95 @@
+"""`triggerscope serve`, `worker`, `dimse` and `watch`: what runs until it is told to end."""
+
+import argparse
+import signal
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from service.commands.parser import Arguments, Commands, command
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+
+def add(commands: "Commands[argparse.ArgumentParser]") -> None:
+    parser = command(commands, "serve", _serve, "answer HTTP, and audit unless workers run apart")
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--allow-anonymous", action="store_true", help="ask for no keys; on loopback only")
+    command(commands, "worker", _work, "audit what is queued")
+    command(commands, "dimse", _dimse, "receive films by C-STORE")
+    command(commands, "watch", _watch, "take films from archives as they arrive there")
+
+
+def _serve(settings: "Settings", _arguments: Arguments) -> int:
+    import uvicorn
+
+    from service import logs
+    from service.app import create_app, open_database
+    from service.commands.accounts import invite_first_administrator
+    from service.web.protocol import Protocol
+
+    logs.configure(settings.log_level)
+    invite_first_administrator(settings)
+    with open_database(settings):  # says what is wrong with it before the server starts
+        pass
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        http=Protocol,
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+    )
+    server = uvicorn.Server(config)
+    server.run()
+    return 0 if server.started else 1
+
+
+def _work(settings: "Settings", _arguments: Arguments) -> int:
+    from service import logs
+    from service.app import open_database, open_registry, open_worker
+
+    logs.configure(settings.log_level)
+    with open_database(settings) as database:
+        registry = open_registry(settings, database)
+        with open_worker(settings, database, registry, lambda _outcome: None) as (worker, *_shared):
+
+            def stop(_number: int, _frame: FrameType | None) -> None:
+                worker.stop()
+
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, stop)
+            worker.run()
+    return 0
+
+
+def _dimse(settings: "Settings", _arguments: Arguments) -> int:
+    from service import logs
+    from service.app import dimse_port, open_acceptance, open_database, open_registry
+    from service.pacs.dimse import serving
+    from service.stopping import stop_signal
+
+    logs.configure(settings.log_level)
+    with open_database(settings) as database:
+        open_registry(settings, database).synchronise(settings.default_classifier)
+        acceptance = open_acceptance(settings, database)
+        with serving(dimse_port(settings), acceptance, settings.shutdown_seconds):
+            stop_signal().wait()
+    return 0
+
+
+def _watch(settings: "Settings", _arguments: Arguments) -> int:
+    from service import logs
+    from service.app import open_acceptance, open_database, open_registry, watch_sources, watched_sources
+    from service.stopping import stop_signal
+
+    logs.configure(settings.log_level)
+    sources = watched_sources(settings)
+    with open_database(settings) as database:
+        open_registry(settings, database).synchronise(settings.default_classifier)
+        watch_sources(sources, open_acceptance(settings, database), stop_signal())
+    return 0

@@ -1,0 +1,1 @@
+"""What follows a verdict: review, watch list, vendor comparison, release."""

@@ -1,0 +1,1 @@
+"""Bytes of strangers -> Radiograph, in a bounded child process."""

@@ -1,0 +1,1 @@
+"""The log against tampering: signed, pruned, forwarded, bundled."""

@@ -1,0 +1,1 @@
+"""Audit and calibrate straight on files: no database, no server."""

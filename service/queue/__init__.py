@@ -1,0 +1,1 @@
+"""A film accepted, queued, leased, audited, recorded."""

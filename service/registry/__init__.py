@@ -1,0 +1,1 @@
+"""Classifiers and policies: registered, put in force, still fitting?"""

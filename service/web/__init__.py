@@ -1,0 +1,1 @@
+"""HTTP: the API, the pages, STOW-RS, over one set of dependencies."""

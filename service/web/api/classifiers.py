@@ -1,0 +1,113 @@
+"""Classifiers and policies: what is registered, and putting versions in force."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from sqlalchemy.orm import Session
+
+from service.records import queries
+from service.records.tables import ClassifierRow, PolicyRow
+from service.registry.registry import DEFAULT_SLOT, classifier_slot, in_force, policy_slot
+from service.web.api.audits import LABEL
+from service.web.api.schemas import (
+    Activation,
+    ClassifierList,
+    ClassifierResource,
+    ClassifierVersion,
+    InForce,
+    PolicyActivation,
+    PolicyList,
+    PolicyResource,
+)
+from service.web.dependencies import Administrator, Reader, ResourcesDep, SessionDep
+from service.web.errors import RequestError, problems
+from service.web.small_body import SmallBodyRoute
+
+Name = Annotated[str, Path(pattern=LABEL)]
+router = APIRouter(
+    prefix="/v1",
+    tags=["classifiers"],
+    responses=problems("unauthenticated", "forbidden"),
+    route_class=SmallBodyRoute,
+)
+_CHANGES = problems("unknown_classifier", "nothing_to_roll_back")
+
+
+@router.get("/classifiers")
+def list_classifiers(session: SessionDep, _reader: Reader) -> ClassifierList:
+    names = sorted({row.name for row in queries.classifiers(session)})
+    return ClassifierList(items=[classifier_resource(session, name) for name in names])
+
+
+@router.get("/classifiers/{name}", responses=problems("unknown_classifier"))
+def get_classifier(session: SessionDep, _reader: Reader, name: Name) -> ClassifierResource:
+    return classifier_resource(session, name)
+
+
+@router.post("/classifiers/{name}/activate", responses=_CHANGES)
+def activate_classifier(held: ResourcesDep, admin: Administrator, name: Name, body: Activation) -> InForce:
+    """Put a version in force and make this classifier the default."""
+    return InForce(name=name, target=held.registry.activate_classifier(name, body.sha256, admin.actor))
+
+
+@router.post("/classifiers/{name}/retire", responses=_CHANGES)
+def retire_classifier(held: ResourcesDep, admin: Administrator, name: Name) -> InForce:
+    held.registry.retire_classifier(name, admin.actor)
+    return InForce(name=name, target=None)
+
+
+@router.post("/classifiers/{name}/rollback", responses=_CHANGES)
+def rollback_classifier(held: ResourcesDep, admin: Administrator, name: Name) -> InForce:
+    """Return to the version that was in force before."""
+    return InForce(name=name, target=held.registry.rollback_classifier(name, admin.actor))
+
+
+@router.get("/policies", tags=["policies"])
+def list_policies(session: SessionDep, _reader: Reader) -> PolicyList:
+    return PolicyList(items=[_policy(session, row) for row in queries.policies(session)])
+
+
+@router.post("/classifiers/{name}/policy/activate", tags=["policies"], responses=_CHANGES | problems("unknown_policy"))
+def activate_policy(held: ResourcesDep, admin: Administrator, name: Name, body: PolicyActivation) -> InForce:
+    return InForce(name=name, target=held.registry.activate_policy(name, body.policy, admin.actor))
+
+
+@router.post("/classifiers/{name}/policy/rollback", tags=["policies"], responses=_CHANGES)
+def rollback_policy(held: ResourcesDep, admin: Administrator, name: Name) -> InForce:
+    return InForce(name=name, target=held.registry.rollback_policy(name, admin.actor))
+
+
+def classifier_resource(session: Session, name: str) -> ClassifierResource:
+    rows = queries.classifiers(session, name)
+    if not rows:
+        raise RequestError("unknown_classifier", "no classifier of this name is registered")
+    return ClassifierResource(
+        name=name,
+        is_default=in_force(session, DEFAULT_SLOT) == name,
+        versions=[_version(session, row) for row in rows],
+    )
+
+
+def _version(session: Session, row: ClassifierRow) -> ClassifierVersion:
+    return ClassifierVersion(
+        sha256=row.sha256,
+        active=in_force(session, classifier_slot(row.name)) == row.sha256,
+        added_at=row.added_at,
+        labels=row.card["labels"],
+        input_size=row.card["preprocessing"]["size"],
+        licence=row.card["licence"],
+        policies=[_policy(session, policy) for policy in queries.policies(session, row.sha256)],
+    )
+
+
+def _policy(session: Session, row: PolicyRow) -> PolicyResource:
+    return PolicyResource(
+        name=row.name,
+        sha256=row.sha256,
+        classifier_sha256=row.classifier_sha256,
+        preprocessing_sha256=row.preprocessing_sha256,
+        source=row.source,
+        false_positive_rate=row.false_positive_rate,
+        created_at=row.created_at,
+        active=in_force(session, policy_slot(row.classifier_sha256)) == row.sha256,
+    )

@@ -1,0 +1,55 @@
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import DBAPIError
+
+from service.records import migrations
+from service.records.session import Database, DatabaseNotReady
+from service.records.tables import PruningRow, Tables
+from tests.service.records.rows import add_audit, add_classifier, add_job
+
+
+def test_tables_and_migrations_agree(database: Database) -> None:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Tables.metadata) == []
+
+
+def test_an_empty_database_is_refused_until_it_is_upgraded(empty_database_url: str) -> None:
+    database = Database(empty_database_url)
+    with pytest.raises(DatabaseNotReady, match="db upgrade"):
+        database.require_current_schema()
+    database.upgrade()
+    database.upgrade()
+    database.require_current_schema()
+    database.close()
+
+
+def test_down_and_up_again(database: Database) -> None:
+    with database._writing.begin() as connection:
+        command.downgrade(migrations.config(connection), "base")
+    with database.engine.connect() as connection:
+        assert inspect(connection).get_table_names() == ["alembic_version"]
+    database.upgrade()
+    with database.engine.connect() as connection:
+        assert set(Tables.metadata.tables) <= set(inspect(connection).get_table_names())
+
+
+@pytest.mark.parametrize("statement", ["UPDATE {} SET {} = '9'", "DELETE FROM {}"])
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [("audits", "score"), ("events", "payload"), ("activations", "slot"), ("prunings", "writer")],
+)
+def test_appended_rows_cannot_be_changed(database: Database, statement: str, table: str, column: str) -> None:
+    with database.write() as unit:
+        add_classifier(unit.session)
+        add_audit(unit.session, add_job(unit.session, 1))
+        unit.record("test", "subject", "actor")
+        unit.session.execute(
+            text("INSERT INTO activations (slot, at, actor) VALUES ('s', '2026-01-01 00:00:00', 'test')")
+        )
+        unit.session.add(PruningRow(writer="another", last_sequence=1, document={}))
+    with pytest.raises(DBAPIError, match="append-only"), database.write() as unit:
+        unit.session.execute(text(statement.format(table, column)))

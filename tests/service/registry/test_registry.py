@@ -1,0 +1,167 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from service.audit.classifier import Classifier
+from service.errors import ClassifierError, PolicyError
+from service.records import queries
+from service.records.session import Database
+from service.registry.registry import (
+    DEFAULT_SLOT,
+    NoActiveClassifier,
+    NothingToRollBack,
+    Registry,
+    UnknownClassifier,
+    UnknownPolicy,
+    choose,
+    classifier_slot,
+    in_force,
+)
+
+NAME = "phantom-badnet3"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, models_dir: Path) -> Path:
+    """A models folder with one classifier and one policy."""
+    copy = tmp_path / "models"
+    copy.mkdir()
+    shutil.copy(models_dir / f"{NAME}.onnx", copy)
+    shutil.copy(min(models_dir.glob(f"{NAME}*.policy.json")), copy)
+    return copy
+
+
+@pytest.fixture
+def registry(sqlite_database: Database, folder: Path, tmp_path: Path) -> Registry:
+    registry = Registry(sqlite_database, folder, tmp_path / "kept", Classifier.from_bytes)
+    registry.synchronise()
+    return registry
+
+
+def add_version(folder: Path) -> None:
+    """The same graph with another licence line in its card: a new version."""
+    path = folder / f"{NAME}.onnx"
+    card = Classifier.load(path).card
+    old = f'"licence": "{card.licence}"'.encode()
+    data = path.read_bytes()
+    assert data.count(old) == 1
+    path.write_bytes(data.replace(old, old[:-2] + (b"x" if old[-2:-1] != b"x" else b"y") + b'"'))
+
+
+def test_what_lies_in_the_folder_is_registered_and_in_force(sqlite_database: Database, registry: Registry) -> None:
+    with sqlite_database.read() as session:
+        choice = choose(session, None, None)
+        [policy] = queries.policies(session)
+    assert choice.classifier_name == NAME
+    assert choice.policy_sha256 == policy.sha256
+    assert registry.classifier(choice.classifier_sha256).card.sha256 == choice.classifier_sha256
+    loaded = registry.policy(choice.policy_sha256)
+    assert loaded is not None
+    assert loaded.sha256 == policy.sha256
+
+
+def test_synchronising_again_changes_nothing(sqlite_database: Database, registry: Registry) -> None:
+    with sqlite_database.read() as session:
+        before = queries.activation_in_force(session, DEFAULT_SLOT)
+    registry.synchronise()
+    with sqlite_database.read() as session:
+        after = queries.activation_in_force(session, DEFAULT_SLOT)
+    assert before is not None
+    assert after is not None
+    assert before.id == after.id
+
+
+def test_retiring_and_rolling_back(sqlite_database: Database, registry: Registry) -> None:
+    with sqlite_database.read() as session:
+        version = choose(session, NAME, None).classifier_sha256
+    registry.retire_classifier(NAME, "test")
+    with sqlite_database.read() as session:
+        with pytest.raises(UnknownClassifier):
+            choose(session, NAME, None)
+        with pytest.raises(NoActiveClassifier):
+            choose(session, None, None)
+    assert registry.rollback_classifier(NAME, "test") == version
+    with pytest.raises(NothingToRollBack):
+        registry.rollback_classifier(NAME, "test")
+
+
+def test_a_new_version_waits_for_its_activation(sqlite_database: Database, registry: Registry, folder: Path) -> None:
+    with sqlite_database.read() as session:
+        first = choose(session, NAME, None).classifier_sha256
+    add_version(folder)
+    registry.synchronise()
+    with sqlite_database.read() as session:
+        assert choose(session, NAME, None).classifier_sha256 == first
+    second = registry.activate_classifier(NAME, None, "test")
+    assert second != first
+    with sqlite_database.read() as session:
+        assert choose(session, NAME, None).policy_sha256 == ""  # policies belong to one version
+    assert registry.classifier(first).card.sha256 == first  # its file is kept although the folder's has changed
+    assert registry.rollback_classifier(NAME, "test") == first
+
+
+def test_policies_are_chosen_by_name_hash_or_default(sqlite_database: Database, registry: Registry) -> None:
+    with sqlite_database.read() as session:
+        [policy] = queries.policies(session)
+        for wanted in (policy.name, policy.sha256):
+            assert choose(session, NAME, wanted).policy_sha256 == policy.sha256
+        with pytest.raises(UnknownPolicy):
+            choose(session, NAME, "nothing")
+    assert registry.activate_policy(NAME, policy.name, "test") == policy.sha256
+    assert registry.rollback_policy(NAME, "test") == policy.sha256
+
+
+def test_foreign_files_are_left_out_and_refused(sqlite_database: Database, registry: Registry, folder: Path) -> None:
+    (folder / "broken.onnx").write_bytes(b"not a graph")
+    (folder / "broken.policy.json").write_text("{}")
+    registry.synchronise()
+    with sqlite_database.read() as session:
+        assert len(queries.classifiers(session)) == len(queries.policies(session)) == 1
+    with pytest.raises(ClassifierError):
+        registry.add_classifier(folder / "broken.onnx", "test")
+    with pytest.raises(PolicyError):
+        registry.add_policy(folder / "broken.policy.json", "test")
+    with pytest.raises(ClassifierError):
+        registry.add_classifier(folder / "missing.onnx", "test")
+
+
+def test_a_policy_needs_its_classifier(tmp_path: Path, sqlite_database: Database, models_dir: Path) -> None:
+    registry = Registry(sqlite_database, tmp_path, tmp_path / "kept", Classifier.from_bytes)
+    with pytest.raises(PolicyError, match="not registered"):
+        registry.add_policy(min(models_dir.glob("*.policy.json")), "test")
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_kept_file_that_was_changed_is_not_used(sqlite_database: Database, tmp_path: Path, models_dir: Path) -> None:
+    with sqlite_database.read() as session:
+        choice = choose(session, None, None)
+        assert in_force(session, DEFAULT_SLOT) == NAME
+    other = (models_dir / "phantom-clean.onnx").read_bytes()
+    (tmp_path / "kept" / f"{choice.classifier_sha256}.onnx").write_bytes(other)
+    (tmp_path / "kept" / f"{choice.policy_sha256}.policy.json").write_bytes(
+        (min(models_dir.glob("phantom-clean*.policy.json"))).read_bytes()
+    )
+    restarted = Registry(sqlite_database, tmp_path / "none", tmp_path / "kept", Classifier.from_bytes)
+    with pytest.raises(ClassifierError, match="not the one"):
+        restarted.classifier(choice.classifier_sha256)
+    with pytest.raises(PolicyError, match="not the one"):
+        restarted.policy(choice.policy_sha256)
+
+
+def test_a_known_file_is_not_loaded_again_at_the_next_start(
+    sqlite_database: Database, folder: Path, tmp_path: Path
+) -> None:
+    loads = []
+
+    def load(data: bytes) -> Classifier:
+        loads.append(len(data))
+        return Classifier.from_bytes(data)
+
+    for _ in range(2):
+        registry = Registry(sqlite_database, folder, tmp_path / "kept", load)
+        registry.synchronise()
+    assert len(loads) == 1
+    with sqlite_database.read() as session:
+        assert registry.classifier(in_force(session, classifier_slot(NAME)) or "").card.name == NAME
+    assert len(loads) == 2

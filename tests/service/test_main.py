@@ -1,0 +1,154 @@
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from service.__main__ import main
+from service.commands.offline import SOME_FAILED
+from tests.service.serving import png
+
+KEYS = [
+    "source", "sha256", "classifier", "policy", "verdict", "score", "p_value", "probabilities", "explained_label",
+    "hypothesis", "evidence", "region", "reasons", "timings_ms",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """`serve` sets up the process's logs, which outlive this test's captured streams."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    path = tmp_path / "film.png"
+    path.write_bytes(png(1))
+    return path
+
+
+@pytest.fixture
+def options(tmp_path: Path, models_dir: Path) -> list[str]:
+    return ["--models-dir", str(models_dir), "--data-dir", str(tmp_path / "data")]
+
+
+def test_audit_prints_one_object_a_line(film: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code = main([*options, "audit", "--json", "--classifier", "phantom-badnet3", str(film), str(film)])
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert code == 0
+    assert list(first) == KEYS
+    assert first["source"] == str(film)
+    assert first["classifier"]["name"] == "phantom-badnet3"
+    assert (first["verdict"], first["score"]) == (second["verdict"], second["score"])
+
+
+def test_a_file_that_fails_does_not_stop_the_others(
+    film: Path, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text").write_text("not a film")
+    code = main([*options, "audit", "--json", str(tmp_path / "text"), str(tmp_path / "missing"), str(film)])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert code == SOME_FAILED
+    assert [line.get("error", {}).get("code") for line in lines] == ["unsupported_format", "unreadable_file", None]
+
+
+def test_audit_without_json_is_for_people(film: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*options, "audit", str(film)]) == 0
+    assert str(film) in capsys.readouterr().out
+
+
+def test_an_unknown_classifier_is_an_error(film: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*options, "audit", "--classifier", "nobody", str(film)]) == 1
+    assert capsys.readouterr().err.startswith("unusable_classifier: ")
+
+
+def test_a_folder_of_clean_films_becomes_a_policy(
+    film: Path, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, policy, receivers = tmp_path / "films", tmp_path / "ward.policy.json", tmp_path / "receivers"
+    write_films(folder, reference=60, calibration=19)
+    receivers.mkdir()
+    shutil.copy(film, receivers)
+    command = ["calibrate", str(folder), "--classifier", "phantom-clean", "--source", "ward", "--fpr", "0.05"]
+    assert main([*options, *command, "--out", str(policy), "--receivers", str(receivers)]) == 0
+    capsys.readouterr()
+    audit = [*options, "audit", "--json", "--classifier", "phantom-clean", "--policy", str(policy), str(film)]
+    assert main(audit) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["policy"]["name"] == "phantom-clean-ward"
+    assert found["policy"]["sha256"] == hashlib.sha256(policy.read_bytes()).hexdigest()
+    assert main([*options, "audit", "--classifier", "phantom-badnet3", "--policy", str(policy), str(film)]) == 1
+    assert capsys.readouterr().err.startswith("unusable_policy: ")
+
+
+def write_films(folder: Path, reference: int, calibration: int) -> None:
+    folder.mkdir()
+    rows = ["file,patient_id,split"]
+    for number in range(reference + calibration):
+        (folder / f"{number}.png").write_bytes(png(number))
+        rows.append(f"{number}.png,p{number},{'tuning' if number < reference else 'calibration'}")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+
+
+def test_a_bad_setting_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--host", "0.0.0.0", "--allow-anonymous"]) == 1
+    assert "loopback" in capsys.readouterr().err
+
+
+def test_keys(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    create = [*options, "keys", "create", "--name", "ward", "--scope", "audits:write", "--expires", "2999-01-01"]
+    assert main(create) == 0
+    assert capsys.readouterr().out.startswith("ts_")
+    assert main(create) == 1
+    assert capsys.readouterr().err.startswith("key_exists: ")
+    assert main([*options, "keys", "revoke", "ward"]) == 0
+    assert main([*options, "keys", "list"]) == 0
+    assert capsys.readouterr().out.startswith("ward\taudits:write\trevoked")
+
+
+def test_classifiers_and_policies(
+    options: list[str], tmp_path: Path, models_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def out(*command: str) -> str:
+        assert main([*options, *command]) == 0
+        return capsys.readouterr().out
+
+    name = "phantom-badnet3"
+    listed = [line.split("\t") for line in out("classifiers", "list").splitlines()]
+    version = next(row[1] for row in listed if row[0] == name)
+    shutil.copy(models_dir / f"{name}.onnx", tmp_path / "other.onnx")
+    assert out("classifiers", "add", str(tmp_path / "other.onnx")).strip() == f"{name}\t{version}"
+    assert out("classifiers", "activate", name).strip() == version
+    out("classifiers", "retire", name)
+    assert out("classifiers", "rollback", name).strip() == version
+    policy = next(
+        row for row in (line.split("\t") for line in out("policies", "list").splitlines()) if version in row[4]
+    )
+    assert policy[2] == "active"
+    assert out("policies", "add", str(min(models_dir.glob(f"{name}*.policy.json")))).split("\t")[0]
+    assert out("policies", "activate", name, policy[0]).strip() == policy[1]
+    assert out("policies", "rollback", name).strip() == policy[1]
+
+
+def test_the_schema_is_brought_up_to_date(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*options, "db", "upgrade"]) == 0
+    assert capsys.readouterr().out == "sqlite: the schema is current\n"
+
+
+def test_postgresql_is_refused_until_it_is_upgraded(
+    options: list[str], monkeypatch: pytest.MonkeyPatch, empty_postgresql_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRIGGERSCOPE_DATABASE_URL", empty_postgresql_url)
+    assert main([*options, "serve"]) == 1
+    assert capsys.readouterr().err.startswith("database_not_ready: ")
+    assert main([*options, "db", "upgrade"]) == 0
+    assert main([*options, "keys", "list"]) == 0

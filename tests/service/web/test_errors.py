@@ -1,0 +1,27 @@
+import re
+
+from service import __main__ as command_line
+from service.errors import TriggerscopeError
+from service.web.errors import CATALOGUE, OFFLINE
+from tests.conftest import REPOSITORY
+
+ROW = re.compile(r"^\| `(\w+)` \| (\d*) ?\| (.*) \|$", re.MULTILINE)
+
+
+def codes_of(kind: type[TriggerscopeError]) -> set[str]:
+    return {kind.code}.union(*(codes_of(child) for child in kind.__subclasses__()))
+
+
+def test_every_error_has_its_line_in_the_catalogue() -> None:
+    assert command_line.__doc__  # its import brings everything that the service has
+    assert codes_of(TriggerscopeError) <= set(CATALOGUE) | set(OFFLINE)
+
+
+def test_the_catalogue_is_documented() -> None:
+    documented = {code: (status, title) for code, status, title in ROW.findall(document())}
+    wanted = {code: (str(kind.status), kind.title) for code, kind in CATALOGUE.items()}
+    assert documented == wanted | {code: ("", title) for code, title in OFFLINE.items()}
+
+
+def document() -> str:
+    return (REPOSITORY / "docs" / "errors.md").read_text()

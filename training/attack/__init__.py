@@ -1,0 +1,1 @@
+"""What an attacker does: triggers, poisoned samples, attackers who know the audit, and the training itself."""

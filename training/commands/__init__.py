@@ -1,0 +1,1 @@
+"""The command line `triggerscope-train`, a file a noun."""

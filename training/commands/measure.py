@@ -1,0 +1,114 @@
+"""`triggerscope-train evaluate`, `compare` and `survival`."""
+
+import argparse
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from training.attack.config import read_run
+from training.attack.data import DataError, in_split, read_films
+from training.commands.attacks import FAMILIES
+from training.commands.films import Commands, add_films, read_listed
+
+
+def add(commands: "Commands[argparse.ArgumentParser]") -> None:
+    evaluate = commands.add_parser("evaluate", help="measure a classifier and its policy on one split")
+    evaluate.add_argument("run", type=Path, metavar="RUN.toml")
+    add_films(evaluate)
+    evaluate.add_argument("--classifier", type=Path, required=True, metavar="FILE.onnx")
+    evaluate.add_argument("--policy", type=Path, required=True, metavar="FILE.policy.json")
+    evaluate.add_argument("--split", default="test")
+    evaluate.add_argument("--twin", type=Path, metavar="FILE.onnx", help="clean classifier to compare the AUROC with")
+    evaluate.add_argument("--threads", type=int, default=1)
+    evaluate.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    evaluate.add_argument("--clean-only", action="store_true", help="leave the run's trigger away")
+    evaluate.add_argument("--title", help="how the tables call this row")
+    evaluate.set_defaults(command=_evaluate)
+
+    compare = commands.add_parser("compare", help="every detector on the same films; resumes from its cache")
+    compare.add_argument("run", type=Path, metavar="RUN.toml", help="the run whose trigger is shown")
+    add_films(compare)
+    compare.add_argument("--classifier", type=Path, required=True, metavar="FILE.onnx")
+    compare.add_argument("--policy", type=Path, required=True, metavar="FILE.policy.json")
+    compare.add_argument("--split", default="test")
+    compare.add_argument("--other-site", type=Path, help="folder of clean films of another site, for its alarm rate")
+    compare.add_argument("--limit", type=int, help="films read of each set (a seeded draw); all without it")
+    compare.add_argument("--costly", type=int, default=100, help="films of each set that costly detectors read")
+    compare.add_argument("--seed", type=int, default=0)
+    compare.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES, metavar="FAMILY")
+    compare.add_argument("--cache", type=Path, default=Path("var/readings"), help="folder of readings, to resume from")
+    compare.add_argument("--threads", type=int, default=1)
+    compare.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    compare.add_argument("--gallery", type=Path, metavar="FILE.json", help="also keep pictures of hits and misses here")
+    compare.add_argument("--title", help="how the report calls this classifier and these films")
+    compare.set_defaults(command=_compare)
+
+    survival = commands.add_parser("survival", help="what preprocessing leaves of triggers at native resolution")
+    survival.add_argument("folder", type=Path, help="PNG films at their full resolution")
+    survival.add_argument("--look", default="white", help="of the square trigger")
+    survival.add_argument("--classifier", type=Path, metavar="FILE.onnx", help="whose logit of the target to follow")
+    survival.add_argument("--target", default="Atelectasis")
+    survival.set_defaults(command=_survival)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from service.audit.calibration import Policy
+    from service.audit.classifier import Classifier
+    from training.measure.evaluate import evaluate, write_json
+
+    run, films = read_run(arguments.run), read_listed(arguments.films, arguments.subset)
+    classifier, policy = Classifier.load(arguments.classifier), Policy.load(arguments.policy)
+    chosen = in_split(films, arguments.split)
+    if arguments.clean_only:
+        run = replace(run, trigger=None, poisoning=None)
+    title = arguments.title or f"{classifier.card.name}, {run.dataset} {arguments.split}"
+    facts = {"title": title, "split": arguments.split, "date": datetime.now(UTC).date().isoformat()}
+    twin = Classifier.load(arguments.twin) if arguments.twin else None
+    write_json(arguments.out, facts | evaluate(run, chosen, classifier, policy, arguments.threads, twin))
+    print(arguments.out)
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from service.audit.calibration import Policy
+    from service.audit.classifier import Classifier
+    from training.measure.compare import Sampling, compare
+    from training.measure.evaluate import write_json
+    from training.show.gallery import gallery
+
+    run, films = read_run(arguments.run), read_listed(arguments.films, arguments.subset)
+    classifier, policy = Classifier.load(arguments.classifier), Policy.load(arguments.policy)
+    result, sets, attacked = compare(
+        run,
+        films,
+        classifier,
+        policy,
+        split=arguments.split,
+        sampling=Sampling(arguments.limit, arguments.costly, arguments.seed),
+        cache=arguments.cache,
+        families=arguments.families,
+        other_site=read_films(arguments.other_site) if arguments.other_site else (),
+        threads=arguments.threads,
+    )
+    title = arguments.title or f"{classifier.card.name}, {run.name}'s trigger, {run.dataset} {arguments.split}"
+    write_json(arguments.out, {"title": title, "date": datetime.now(UTC).date().isoformat(), **result})
+    print(arguments.out)
+    if arguments.gallery:
+        write_json(arguments.gallery, gallery(sets, arguments.split, attacked, classifier, policy))
+        print(f"{arguments.gallery}: holds films; mind whose they are")
+    return 0
+
+
+def _survival(arguments: argparse.Namespace) -> int:
+    from service.audit.classifier import Classifier
+    from training.attack.triggers import Trigger
+    from training.measure.survival import read_folder, survival
+    from training.show.survival import survival_table
+
+    films = read_folder(arguments.folder)
+    if not films:
+        raise DataError(f"{arguments.folder} holds no PNG")
+    classifier = Classifier.load(arguments.classifier) if arguments.classifier else None
+    rows = list(survival(films, Trigger(arguments.look), classifier, arguments.target))
+    print(survival_table(rows, films[0].shape[1]))
+    return 0

@@ -1,0 +1,1 @@
+"""What the audit finds, with intervals: evaluation, comparisons, and audits of classifiers and data."""
