@@ -35,7 +35,8 @@ from service.people.oidc import Provider
 from service.people.rates import Buckets
 from service.people.roles import parse_roles
 from service.queue.completions import Completions
-from service.queue.intake import DecodedFilms, Intake
+from service.queue.intake import Intake
+from service.queue.uploads import DecodedFilms, Uploads
 from service.queue.worker import Outcome, Pace, Worker
 from service.records import queries
 from service.records.session import Database
@@ -132,37 +133,54 @@ def open_worker(
     with Decoder(settings.decoders) as decoder:
         decode = partial(decoder.decode, limits=limits(settings))
         pace = Pace(
-            settings.workers,
-            settings.lease_seconds,
-            settings.max_attempts,
-            settings.poll_seconds,
-            settings.sweep_seconds,
+            threads=settings.workers,
+            lease_seconds=settings.lease_seconds,
+            max_attempts=settings.max_attempts,
+            poll_seconds=settings.poll_seconds,
+            sweep_seconds=settings.sweep_seconds,
         )
         outbox = Outbox(database, storage, load_rules(settings.rules_file), settings.dimse_ae_title)
-        worker = Worker(database, storage, registry, decode, pace, decoded, on_outcome, outbox.plan)
+        worker = Worker(
+            database=database,
+            storage=storage,
+            registry=registry,
+            decode=decode,
+            pace=pace,
+            decoded=decoded,
+            on_outcome=on_outcome,
+            deliveries=outbox.plan,
+        )
         with outbox.running():
             yield Workplace(worker, storage, decode, decoded, outbox)
 
 
-def open_intake(
-    settings: Settings, database: Database, storage: Storage, decode: Decode, decoded: DecodedFilms
-) -> Intake:
-    retention = timedelta(hours=settings.original_retention_hours)
+def open_intake(settings: Settings, database: Database) -> Intake:
+    """The one way in."""
     return Intake(
-        database, storage, decode, decoded, retention, settings.max_queue_depth, settings.probability_tolerance
+        database=database,
+        storage=Storage(settings.data_dir),
+        retention=timedelta(hours=settings.original_retention_hours),
+        max_queue_depth=settings.max_queue_depth,
+    )
+
+
+def open_uploads(settings: Settings, database: Database, decode: Decode, decoded: DecodedFilms) -> Uploads:
+    """How films come in by REST."""
+    return Uploads(
+        intake=open_intake(settings, database),
+        decode=decode,
+        decoded=decoded,
+        tolerance=settings.probability_tolerance,
     )
 
 
 def open_acceptance(settings: Settings, database: Database) -> Acceptance:
-    """What every way in for DICOM shares."""
+    """How films come in from a PACS."""
     return Acceptance(
-        database,
-        Storage(settings.data_dir),
-        open_pseudonyms(settings.data_dir / "identity.key"),
-        load_rules(settings.rules_file),
-        limits(settings),
-        timedelta(hours=settings.original_retention_hours),
-        settings.max_queue_depth,
+        intake=open_intake(settings, database),
+        pseudonyms=open_pseudonyms(settings.data_dir / "identity.key"),
+        rules=load_rules(settings.rules_file),
+        limits=limits(settings),
     )
 
 
@@ -171,13 +189,13 @@ def dimse_port(settings: Settings) -> Port:
     if settings.dimse_tls_certificate and settings.dimse_tls_key:
         tls = tls_context(settings.dimse_tls_certificate, settings.dimse_tls_key, settings.dimse_tls_client_ca)
     return Port(
-        settings.dimse_host,
-        settings.dimse_port,
-        settings.dimse_ae_title,
-        parse_peers(settings.dimse_peers),
-        settings.dimse_max_associations,
-        settings.max_bytes,
-        tls,
+        host=settings.dimse_host,
+        port=settings.dimse_port,
+        ae_title=settings.dimse_ae_title,
+        peers=parse_peers(settings.dimse_peers),
+        max_associations=settings.dimse_max_associations,
+        max_bytes=settings.max_bytes,
+        tls=tls,
     )
 
 
@@ -199,7 +217,7 @@ def watched_sources(settings: Settings) -> Sources:
 
 
 def watch_sources(sources: Sources, acceptance: Acceptance, stop: threading.Event) -> None:
-    """Each source in a thread of its own, until `stop` or until one of them fails for good."""
+    """Each source in a thread of its own, until `stop`."""
     with ExitStack() as clients, ThreadPoolExecutor(len(sources.orthanc) + len(sources.dicomweb)) as pool:
         polls: list[tuple[str, Callable[[], bool], float]] = []
         for orthanc in sources.orthanc:
@@ -223,7 +241,12 @@ def open_registry(settings: Settings, database: Database) -> Registry:
 
 
 def limits(settings: Settings) -> Limits:
-    return Limits(settings.max_bytes, settings.max_pixels, settings.decode_memory_bytes, settings.decode_seconds)
+    return Limits(
+        max_bytes=settings.max_bytes,
+        max_pixels=settings.max_pixels,
+        decode_memory_bytes=settings.decode_memory_bytes,
+        decode_seconds=settings.decode_seconds,
+    )
 
 
 @contextmanager
@@ -245,7 +268,7 @@ def hold_resources(
                 storage=storage,
                 registry=registry,
                 explainer=Explainer(storage, registry),
-                intake=open_intake(settings, database, storage, decode, decoded),
+                submissions=open_uploads(settings, database, decode, decoded),
                 acceptance=open_acceptance(settings, database),
                 ae_title=settings.dimse_ae_title,
                 metrics=metrics,
@@ -260,12 +283,15 @@ def hold_resources(
 
 
 def open_desk(settings: Settings) -> Desk:
-    length = timedelta(hours=settings.session_hours)
-    signer = Signer.open(settings.data_dir)
     return Desk(
-        settings.review_readers, length, signer, settings.viewer_url, settings.local_accounts, open_provider(settings),
-        urlsplit(settings.public_url).scheme == "https",
-    )  # fmt: skip
+        readers=settings.review_readers,
+        session_length=timedelta(hours=settings.session_hours),
+        signer=Signer.open(settings.data_dir),
+        viewer_url=settings.viewer_url,
+        local_accounts=settings.local_accounts,
+        provider=open_provider(settings),
+        is_https=urlsplit(settings.public_url).scheme == "https",
+    )
 
 
 def open_provider(settings: Settings) -> Provider | None:
@@ -288,11 +314,11 @@ def open_provider(settings: Settings) -> Provider | None:
 
 def http_limits(settings: Settings) -> HttpLimits:
     return HttpLimits(
-        settings.max_bytes,
-        settings.upload_seconds,
-        settings.wait_seconds,
-        settings.allow_anonymous,
-        Buckets(settings.key_requests_per_second, settings.key_burst),
+        max_bytes=settings.max_bytes,
+        upload_seconds=settings.upload_seconds,
+        wait_seconds=settings.wait_seconds,
+        allow_anonymous=settings.allow_anonymous,
+        rates=Buckets(settings.key_requests_per_second, settings.key_burst),
     )
 
 

@@ -33,18 +33,8 @@ from service.pacs.identity import Sender
 from service.pacs.instance import FILM_CLASSES, Instance, UidMismatch
 from service.pacs.peers import Peer, may_associate, may_connect
 from service.pacs.proof import on_report
+from service.pacs.statuses import OUT_OF_RESOURCES, SUCCESS, status_of
 
-# Statuses of C-STORE: PS3.4 annex B.2.3, PS3.7 annex C.
-SUCCESS = 0x0000
-SOP_CLASS_NOT_SUPPORTED = 0x0122
-OUT_OF_RESOURCES = 0xA700
-DATA_SET_DOES_NOT_MATCH = 0xA900
-CANNOT_UNDERSTAND = 0xC000
-STATUSES = {
-    "unsupported_sop_class": SOP_CLASS_NOT_SUPPORTED,
-    "too_many_bytes": OUT_OF_RESOURCES,
-    "uid_mismatch": DATA_SET_DOES_NOT_MATCH,
-}
 ENVELOPE_BYTES = 1024 * 1024  # PDU headers and the command set
 HANDSHAKE_SECONDS = 5.0
 ACSE_SECONDS = 5.0
@@ -195,10 +185,10 @@ def _store(event: Event, acceptance: Acceptance) -> int:
         accepted = acceptance.accept(data, instance, sender)
     except RadiographError as error:
         acceptance.refuse(data, sender, error)
-        return STATUSES.get(error.code, CANNOT_UNDERSTAND)
+        return status_of(error.code)
     except TriggerscopeError as error:
-        log.error("dimse.cannot_accept", code=error.code)
-        return OUT_OF_RESOURCES
+        log.error("dimse.cannot_accept", code=error.code, detail=error.detail)
+        return status_of(error.code)
     log.info("dimse.stored", audit=accepted.job_id, is_new=accepted.is_new)
     return SUCCESS
 

@@ -1,19 +1,18 @@
-"""Taking a film in: decoded first, its original stored, its job committed as queued, and only then acknowledged."""
+"""The one way in: a film's original stored and its job committed as queued, and only then acknowledged.
+
+Who comes by REST has the film decoded first (uploads.py), who comes from a PACS its header read (pacs/acceptance.py);
+both end here.
+"""
 
 import hashlib
 import secrets
-import threading
-import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from service.desk import comparison
 from service.errors import TriggerscopeError
-from service.films.radiograph import Radiograph
 from service.records import queries
 from service.records.chain import canonical
 from service.records.session import Database, Unit, utc_now
@@ -44,6 +43,7 @@ class Submission:
     policy: str | None = None
     idempotency_key: str | None = None
     deployed: dict[str, float] | None = None  # the deployed classifier's own probabilities
+    rule: str | None = None  # the routing rule that chose; NO_RULE where none fitted
 
     @property
     def fingerprint(self) -> str:
@@ -51,6 +51,10 @@ class Submission:
         answer = canonical(self.deployed).decode() if self.deployed else ""
         parts = (self.sha256, self.classifier or "", self.policy or "", *filter(None, (answer,)))
         return hashlib.sha256("/".join(parts).encode()).hexdigest()
+
+    def chosen(self, session: Session) -> Choice:
+        """The classifier and policy that the caller names, or those in force."""
+        return choose(session, self.classifier, self.policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,86 +73,58 @@ class FilmFacts:
     pixels_sha256: str = NOT_DECODED
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    radiograph: Radiograph
-    decode_ms: float
+Choose = Callable[[Session], Choice]
+Also = Callable[[Unit, Accepted], None]
 
 
-def decode_timed(decode: Callable[[bytes], Radiograph], data: bytes) -> Decoded:
-    started = time.perf_counter()
-    radiograph = decode(data)
-    return Decoded(radiograph, 1000.0 * (time.perf_counter() - started))
+def nothing(_unit: Unit, _accepted: Accepted) -> None:
+    """Nothing else belongs to this acceptance."""
 
 
-class DecodedFilms:
-    """The films decoded last, so that an embedded worker need not decode them again."""
-
-    def __init__(self, max_bytes: int = 256 * 1024 * 1024) -> None:
-        self._max_bytes = max_bytes
-        self._films: OrderedDict[str, Decoded] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def put(self, decoded: Decoded) -> None:
-        with self._lock:
-            self._films[decoded.radiograph.sha256] = decoded
-            while sum(film.radiograph.pixels.nbytes for film in self._films.values()) > self._max_bytes:
-                self._films.popitem(last=False)
-
-    def take(self, sha256: str) -> Decoded | None:
-        with self._lock:
-            return self._films.pop(sha256, None)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Intake:
+    """retention: how long an original stays after it came last. max_queue_depth: jobs that may wait."""
+
     database: Database
     storage: Storage
-    decode: Callable[[bytes], Radiograph]
-    decoded: DecodedFilms
     retention: timedelta
     max_queue_depth: int
-    tolerance: float  # between the deployed classifier's probabilities and ours
 
-    def submit(self, submission: Submission) -> Accepted:
-        """The audit that these bytes, classifier and policy already have, or a newly queued one."""
+    def accept(
+        self, submission: Submission, choose: Choose, facts: Callable[[], FilmFacts], also: Also = nothing
+    ) -> Accepted:
+        """Queue one film, or find the audit that it already has with this classifier and policy.
+
+        facts: asked for only where the film has no such audit yet, or one that failed; may raise RadiographError.
+        also: what else belongs to the transaction. Acknowledges nothing before original and job are on disk; a film
+        whose audit failed takes a place in the queue again, so it needs room there like a new one.
+        Raises QueueFull, IdempotencyKeyReused, OSError, SQLAlchemyError and what `choose` raises.
+        """
         with self.database.read() as session:
-            choice = choose(session, submission.classifier, submission.policy)
+            choice = choose(session)
             job = _job_of_idempotency_key(session, submission) or _job_of_choice(session, submission, choice)
-            is_known = job is not None and job.state != "failed"
-            if not is_known and queries.queue_depth(session) >= self.max_queue_depth:
+            known = None if job is None or job.state == "failed" else job
+            if known is None and queries.queue_depth(session) >= self.max_queue_depth:
                 raise QueueFull("too many films are waiting")
-        if job is not None and is_known:
-            self._compare_known(submission, job.id)
-            return Accepted(job.id, is_new=False)
-        decoded = decode_timed(self.decode, submission.data)
-        self.decoded.put(decoded)
-        return self._accept(submission, choice, decoded.radiograph)
-
-    def _accept(self, submission: Submission, choice: Choice, radiograph: Radiograph) -> Accepted:
-        """Acknowledges nothing before original and job are on disk."""
+        found = known or facts()
         self.storage.put_original(submission.sha256, submission.data)
         now = utc_now()
+        until = now + self.retention
         with self.database.write() as unit:
-            facts = FilmFacts(
-                radiograph.width, radiograph.height, dict(radiograph.attributes), radiograph.pixels_sha256
-            )
-            keep_film(unit, submission, facts, now, now + self.retention)
-            accepted = queue_job(unit, submission, choice, now)
-            if submission.deployed:
-                comparison.keep(unit, accepted.job_id, submission.deployed, submission.actor, self.tolerance)
+            if isinstance(found, JobRow):
+                queries.extend_original(unit.session, submission.sha256, until)
+                accepted = Accepted(found.id, is_new=False)
+            else:
+                _keep_film(unit, submission, found, now, until)
+                accepted = _queue(unit, submission, choice, now)
+            also(unit, accepted)
             _keep_idempotency_key(unit, submission, accepted.job_id, now)
         # A sweep that ran before this commit may have removed an expired original; none that runs after it will.
         self.storage.put_original(submission.sha256, submission.data)
         return accepted
 
-    def _compare_known(self, submission: Submission, job_id: str) -> None:
-        if submission.deployed:
-            with self.database.write() as unit:
-                comparison.keep(unit, job_id, submission.deployed, submission.actor, self.tolerance)
 
-
-def keep_film(unit: Unit, submission: Submission, facts: FilmFacts, now: datetime, expires_at: datetime) -> None:
+def _keep_film(unit: Unit, submission: Submission, facts: FilmFacts, now: datetime, until: datetime) -> None:
     row = FilmRow(
         sha256=submission.sha256,
         pixels_sha256=facts.pixels_sha256,
@@ -159,14 +135,14 @@ def keep_film(unit: Unit, submission: Submission, facts: FilmFacts, now: datetim
         received_at=now,
         source=submission.source,
         actor=submission.actor,
-        original_expires_at=expires_at,
+        original_expires_at=until,
     )
     if not queries.insert_unless_present(unit.session, row):
-        queries.extend_original(unit.session, submission.sha256, expires_at)
+        queries.extend_original(unit.session, submission.sha256, until)
 
 
-def queue_job(unit: Unit, submission: Submission, choice: Choice, now: datetime, rule: str | None = None) -> Accepted:
-    row = JobRow(
+def _queue(unit: Unit, submission: Submission, choice: Choice, now: datetime) -> Accepted:
+    job = JobRow(
         id=secrets.token_hex(16),
         film_sha256=submission.sha256,
         classifier_sha256=choice.classifier_sha256,
@@ -177,20 +153,20 @@ def queue_job(unit: Unit, submission: Submission, choice: Choice, now: datetime,
         received_at=now,
         source=submission.source,
         actor=submission.actor,
-        rule=rule,
+        rule=submission.rule,
     )
-    if not queries.insert_unless_present(unit.session, row):
+    if not queries.insert_unless_present(unit.session, job):
         return _requeue_if_failed(unit, submission, choice)
     unit.record(
         "film.received",
-        row.id,
+        job.id,
         submission.actor,
         film_sha256=submission.sha256,
         source=submission.source,
         classifier_sha256=choice.classifier_sha256,
         policy_sha256=choice.policy_sha256,
     )
-    return Accepted(row.id, is_new=True)
+    return Accepted(job.id, is_new=True)
 
 
 def _requeue_if_failed(unit: Unit, submission: Submission, choice: Choice) -> Accepted:

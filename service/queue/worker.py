@@ -21,7 +21,7 @@ from service.desk.watch_list import Hit
 from service.errors import DecodeFailed, RadiographError, TriggerscopeError
 from service.films.radiograph import Radiograph
 from service.loops import Loop
-from service.queue.intake import DecodedFilms, decode_timed
+from service.queue.uploads import DecodedFilms, decode_timed
 from service.records import pacs_queries, queries
 from service.records.chain import record_hash, review_hash
 from service.records.session import Database, Unit, utc_now
@@ -65,6 +65,7 @@ class Worker:
 
     def __init__(
         self,
+        *,
         database: Database,
         storage: Storage,
         registry: Registry,

@@ -11,7 +11,7 @@ from service.pacs.acceptance import Acceptance
 from service.people.oidc import Provider
 from service.people.rates import Buckets
 from service.queue.completions import Completions
-from service.queue.intake import Intake
+from service.queue.uploads import Uploads
 from service.queue.worker import Worker
 from service.records.session import Database
 from service.records.storage import Storage
@@ -19,7 +19,7 @@ from service.registry.registry import Registry
 from service.web.metrics import Metrics
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HttpLimits:
     max_bytes: int
     upload_seconds: float
@@ -28,7 +28,7 @@ class HttpLimits:
     rates: Buckets
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Desk:
     """What the auditor's desk goes by: readers per decision, length of a login, the key that signs, the template of
     addresses in the site's own viewer, whether passwords let in, the identity provider, if there is one, and whether
@@ -43,13 +43,13 @@ class Desk:
     is_https: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     database: Database
     storage: Storage
     registry: Registry
     explainer: Explainer
-    intake: Intake
+    submissions: Uploads
     acceptance: Acceptance
     ae_title: str
     metrics: Metrics

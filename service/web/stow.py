@@ -15,6 +15,7 @@ from service.errors import RadiographError, TooManyBytes, TriggerscopeError
 from service.pacs.identity import Sender
 from service.pacs.instance import Instance
 from service.pacs.multipart import MalformedMultipart, PartReader
+from service.pacs.statuses import OUT_OF_RESOURCES, status_of
 from service.people.keys import Principal
 from service.web.dependencies import ResourcesDep, Uploader
 from service.web.errors import RequestError, problems
@@ -23,18 +24,6 @@ from service.web.upload import upload_slot
 
 MEDIA_TYPE = "application/dicom+json"
 MAX_INSTANCES = 500
-OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0xA700, 0xC000
-# Failure reasons: PS3.18 table I.2-2, whose codes are those of C-STORE.
-REASONS = {
-    "unsupported_sop_class": 0x0122,
-    "unsupported_transfer_syntax": 0xC122,
-    "too_many_bytes": OUT_OF_RESOURCES,
-    "queue_full": OUT_OF_RESOURCES,
-    "no_active_classifier": 0x0110,  # processing failure
-    "unknown_classifier": 0x0110,
-    "unknown_policy": 0x0110,
-    "other_study": 0xA900,
-}
 REFERENCED, FAILED = "00081199", "00081198"
 SOP_CLASS, SOP_INSTANCE, REASON = "00081150", "00081155", "00081197"
 
@@ -119,7 +108,7 @@ def _take(held: Resources, part: bytes | TooManyBytes, sender: Sender, study_uid
     except TriggerscopeError as error:
         if isinstance(error, RadiographError):
             held.acceptance.refuse(b"" if isinstance(part, TooManyBytes) else part, sender, error)
-        report.failed.append((instance, REASONS.get(error.code, CANNOT_UNDERSTAND)))
+        report.failed.append((instance, status_of(error.code)))
     except (OSError, SQLAlchemyError) as error:  # disk or database: another film of the request may fit
         log.error("stow.cannot_store", error=type(error).__name__)
         report.failed.append((instance, OUT_OF_RESOURCES))

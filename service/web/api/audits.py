@@ -120,7 +120,7 @@ async def create_audit(
         submission = Submission(
             upload.film, digest, source, principal.actor, classifier, policy, idempotency_key, deployed
         )
-        accepted = await run_in_threadpool(held.intake.submit, submission)
+        accepted = await run_in_threadpool(held.submissions.submit, submission)
     if held.worker:
         held.worker.wake()
     cap = held.http.wait_seconds

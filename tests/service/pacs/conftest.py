@@ -12,6 +12,7 @@ from service.films.radiograph import Limits
 from service.pacs.acceptance import Acceptance
 from service.pacs.identity import open_pseudonyms
 from service.pacs.rules import Rules
+from service.queue.intake import Intake
 from service.records.session import Database
 from service.records.storage import Storage
 from service.records.tables import ActivationRow, Tables
@@ -52,13 +53,15 @@ def make_acceptance(
     database: Database, settings: Settings, rules: Rules | None = None, depth: int = 1000
 ) -> Acceptance:
     return Acceptance(
-        database,
-        Storage(settings.data_dir),
-        open_pseudonyms(settings.data_dir / "identity.key"),
-        rules or Rules(),
-        Limits(max_bytes=settings.max_bytes),
-        timedelta(hours=1),
-        depth,
+        intake=Intake(
+            database=database,
+            storage=Storage(settings.data_dir),
+            retention=timedelta(hours=1),
+            max_queue_depth=depth,
+        ),
+        pseudonyms=open_pseudonyms(settings.data_dir / "identity.key"),
+        rules=rules or Rules(),
+        limits=Limits(max_bytes=settings.max_bytes),
     )
 
 

@@ -208,7 +208,7 @@ def test_a_full_disk_leaves_the_film_with_its_sender(opened: Database, settings:
     disk = tmp_path / "disk"
     with small_disk(disk):
         acceptance = make_acceptance(opened, settings)
-        object.__setattr__(acceptance, "storage", Storage(disk))
+        object.__setattr__(acceptance.intake, "storage", Storage(disk))
         with serving(port(), acceptance, 5) as server:
             assert status_of(server, film(1, side=300), tmp_path) == 0xA700
             assert status_of(server, film(2, side=32), tmp_path) == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from service.app import limits, open_database, open_intake, open_registry, open_worker
+from service.app import limits, open_database, open_registry, open_uploads, open_worker
 from service.queue.intake import QueueFull, Submission
 from service.queue.worker import Outcome, Worker, sweep
 from service.records import queries
@@ -32,12 +32,12 @@ class Bench:
         self.worker, self.storage, self.decode, decoded, _outbox = stack.enter_context(
             open_worker(settings, self.database, registry, self.outcomes.append)
         )
-        self.intake = open_intake(settings, self.database, self.storage, self.decode, decoded)
+        self.uploads = open_uploads(settings, self.database, self.decode, decoded)
 
     def submit(self, seed: int) -> str:
         data = png(seed)
         digest = hashlib.sha256(data).hexdigest()
-        return self.intake.submit(Submission(data, digest, "test", "test")).job_id
+        return self.uploads.submit(Submission(data, digest, "test", "test")).job_id
 
     def job(self, job_id: str) -> JobRow:
         with self.database.read() as session:

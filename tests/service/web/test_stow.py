@@ -83,7 +83,7 @@ def test_the_study_in_the_address_is_held_to(client: httpx.Client) -> None:
 def test_a_film_that_is_too_large_fails_alone(client: httpx.Client) -> None:
     response = stow(client, body(film(110, side=1100), film(111)))
     assert response.status_code == 202
-    assert reasons(response) == [0xA700]
+    assert reasons(response) == [0xC000]
 
 
 @pytest.mark.parametrize(
