@@ -24,20 +24,21 @@ from service.pacs.dicomweb import DicomwebWatcher
 from service.pacs.dimse import Port, tls_context
 from service.pacs.identity import open_pseudonyms
 from service.pacs.orthanc import OrthancWatcher
-from service.pacs.outbox import Outbox
 from service.pacs.peers import parse_peers
+from service.pacs.results.outbox import Outbox
+from service.pacs.results.webhook_signature import read_secret
 from service.pacs.rules import load_rules
 from service.pacs.sources import OrthancSource, Sources, SourcesError, load_sources, open_client
 from service.pacs.watching import keep_watching
-from service.pacs.webhook_signature import read_secret
 from service.people import oidc
 from service.people.oidc import Provider
 from service.people.rates import Buckets
 from service.people.roles import parse_roles
 from service.queue.completions import Completions
 from service.queue.intake import Intake
+from service.queue.record import Outcome
 from service.queue.uploads import DecodedFilms, Uploads
-from service.queue.worker import Outcome, Pace, Worker
+from service.queue.worker import Pace, Worker
 from service.records import queries
 from service.records.session import Database
 from service.records.storage import Storage
@@ -45,7 +46,7 @@ from service.registry.blocks import standing_alarms
 from service.registry.registry import Registry
 from service.settings import Settings
 from service.web import errors, stow
-from service.web.api import audits, classifiers, docs, health, hooks, releases, watch_list
+from service.web.api import audits, classifiers, docs, health, hooks, pictures, releases, submissions, watch_list
 from service.web.dashboard import pages
 from service.web.metrics import CalibrationAlert, Metrics
 from service.web.middleware import Admission, Envelope
@@ -53,8 +54,8 @@ from service.web.resources import Desk, HttpLimits, Resources
 
 Decode = Callable[[bytes], Radiograph]
 ROUTERS = (
-    audits.router, releases.router, classifiers.router, watch_list.router, health.router, hooks.router, docs.router,
-    stow.router, *pages.ROUTERS,
+    submissions.router, audits.router, pictures.router, releases.router, classifiers.router, watch_list.router,
+    health.router, hooks.router, docs.router, stow.router, *pages.ROUTERS,
 )  # fmt: skip
 log = structlog.get_logger()
 

@@ -1,5 +1,6 @@
 """Loops that last as long as their process: what a turn raises is logged, counted, shown and waited out."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -74,3 +75,11 @@ class Loop:
     def pause_seconds(self, seconds: float) -> float:
         """How long to wait before the next turn: `seconds`, twice as long for each turn in a row that raised."""
         return min(seconds * 2.0 ** min(self._in_a_row, 16), max(seconds, LONGEST_PAUSE_SECONDS))
+
+
+def stop_signal() -> threading.Event:
+    """Set when the process is asked to end."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    return stop

@@ -129,7 +129,7 @@ def _forward(settings: "Settings", arguments: Arguments) -> int:
     from service.app import open_database
     from service.ledger import forwarding
     from service.ledger.signing import Signer
-    from service.stopping import stop_signal
+    from service.loops import stop_signal
 
     receivers: dict[str, forwarding.Take] = {}
     if settings.forward_file:

@@ -67,7 +67,7 @@ def _list_results(settings: "Settings", arguments: Arguments) -> int:
 
 def _resend(settings: "Settings", arguments: Arguments) -> int:
     from service.app import open_database
-    from service.pacs.outbox import resend
+    from service.pacs.results.outbox import resend
 
     with open_database(settings) as database:
         resend(database, arguments.id, ACTOR)

@@ -70,8 +70,8 @@ def _work(settings: "Settings", _arguments: Arguments) -> int:
 def _dimse(settings: "Settings", _arguments: Arguments) -> int:
     from service import logs
     from service.app import dimse_port, open_acceptance, open_database, open_registry
+    from service.loops import stop_signal
     from service.pacs.dimse import serving
-    from service.stopping import stop_signal
 
     logs.configure(settings.log_level)
     with open_database(settings) as database:
@@ -85,7 +85,7 @@ def _dimse(settings: "Settings", _arguments: Arguments) -> int:
 def _watch(settings: "Settings", _arguments: Arguments) -> int:
     from service import logs
     from service.app import open_acceptance, open_database, open_registry, watch_sources, watched_sources
-    from service.stopping import stop_signal
+    from service.loops import stop_signal
 
     logs.configure(settings.log_level)
     sources = watched_sources(settings)

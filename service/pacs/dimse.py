@@ -32,7 +32,7 @@ from service.pacs.acceptance import Acceptance
 from service.pacs.identity import Sender
 from service.pacs.instance import FILM_CLASSES, Instance, UidMismatch
 from service.pacs.peers import Peer, may_associate, may_connect
-from service.pacs.proof import on_report
+from service.pacs.results.proof import on_report
 from service.pacs.statuses import OUT_OF_RESOURCES, SUCCESS, status_of
 
 ENVELOPE_BYTES = 1024 * 1024  # PDU headers and the command set

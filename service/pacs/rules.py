@@ -13,8 +13,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.errors import TriggerscopeError
+from service.names import NAME_PATTERN
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Address = Annotated[str, Field(pattern=r"^https?://")]
 AeTitle = Annotated[str, Field(min_length=1, max_length=16)]
 Patterns = tuple[str, ...]

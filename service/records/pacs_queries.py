@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import delete, func, select, update
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session, joinedload, selectinload
 
 from service.records.queries import insert_unless_present
 from service.records.tables import CursorRow, DeliveryRow, FilmRow, IdentityRow, InstanceRow, JobRow, SeenRow
@@ -128,5 +128,7 @@ def resend(session: Session, delivery_id: str, now: datetime) -> bool:
 
 def audited_job(session: Session, job_id: str) -> JobRow | None:
     return session.scalar(
-        select(JobRow).where(JobRow.id == job_id).options(joinedload(JobRow.audit), joinedload(JobRow.film))
+        select(JobRow)
+        .where(JobRow.id == job_id)
+        .options(joinedload(JobRow.audit), joinedload(JobRow.film), selectinload(JobRow.comparisons))
     )

@@ -8,7 +8,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from service.loops import Loop
-from service.queue.worker import Outcome
+from service.queue.record import Outcome
 
 CalibrationAlert = tuple[str, str, bool]  # classifier, source, and whether its latest full block alarmed
 

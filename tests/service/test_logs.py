@@ -11,8 +11,8 @@ from pynetdicom.events import Event
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from service.logs import QUIET, configure, exception_without_text
-from service.pacs.proof import find
-from service.pacs.report import Findings, read_source, structured_report
+from service.pacs.results.proof import find
+from service.pacs.results.report import Findings, read_source, structured_report
 from service.pacs.rules import Destination
 from tests.service.pacs.films import STUDY, film
 

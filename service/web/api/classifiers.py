@@ -1,14 +1,12 @@
 """Classifiers and policies: what is registered, and putting versions in force."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Path
+from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
 from service.records import queries
 from service.records.tables import ClassifierRow, PolicyRow
 from service.registry.registry import DEFAULT_SLOT, classifier_slot, in_force, policy_slot
-from service.web.api.audits import LABEL
+from service.web.api.parameters import Name
 from service.web.api.schemas import (
     Activation,
     ClassifierList,
@@ -23,7 +21,6 @@ from service.web.dependencies import Administrator, Reader, ResourcesDep, Sessio
 from service.web.errors import RequestError, problems
 from service.web.small_body import SmallBodyRoute
 
-Name = Annotated[str, Path(pattern=LABEL)]
 router = APIRouter(
     prefix="/v1",
     tags=["classifiers"],

@@ -7,8 +7,8 @@ import structlog
 from fastapi import APIRouter, BackgroundTasks, Header, Request, Response
 from sqlalchemy.exc import SQLAlchemyError
 
+from service.pacs.results.webhook_signature import is_signed
 from service.pacs.watching import announce
-from service.pacs.webhook_signature import is_signed
 from service.records.session import Database
 from service.web.dependencies import Announcer, ResourcesDep
 from service.web.errors import RequestError, problems

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service.desk.releases import Reason, Release, decide
+from service.names import NAME_PATTERN
 from service.people.keys import Principal
 from service.records import pacs_queries
 from service.web.api.schemas import SHA, Wire, shown_as
@@ -27,7 +28,7 @@ class ReleaseQuestion(Wire):
 
     sop_instance_uid: Annotated[str, Field(pattern=r"^[0-9.]{1,64}$")] | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", examples=[SHA])] | None = None
-    classifier: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    classifier: Annotated[str, Field(pattern=NAME_PATTERN)] | None = None
     wait: float | None = Field(None, ge=0, description="Seconds to wait for an audit that is not done; capped.")
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from sqlalchemy.orm import Session
 
 from service.desk import review, watch_list
+from service.names import NAME, NAME_PATTERN
 from service.pacs.identity import VIEWER_FIELDS
 from service.people import accounts
 from service.people.keys import Principal
@@ -22,8 +23,9 @@ from service.records.review_queries import COUNT_CAP, DeskFilters, DeskPosition
 from service.records.session import utc_now
 from service.records.storage import NotStored
 from service.records.tables import JobRow, ReviewRow
-from service.web.api.audits import LABEL, LABEL_LENGTH, AuditId, audit_resource, find_job
+from service.web.api.parameters import LABEL_LENGTH, AuditId
 from service.web.api.schemas import Verdict
+from service.web.api.view import audit_resource, find_job
 from service.web.dashboard.explanation import Explanation, explain, map_choices
 from service.web.dashboard.rendering import RenderDep, back_to
 from service.web.dependencies import Reader, ResourcesDep, ReviewForm, SessionDep, SubmittedForm
@@ -35,7 +37,7 @@ GROUP_LIMIT = 60
 MOST_AT_ONCE = 500
 COMMENT_LENGTH = 2000
 GROUP = r"^[0-9a-f]{32}$"
-ACTOR = r"^(nobody|anonymous|(account|key):[A-Za-z0-9._-]{1,64})$"
+ACTOR = rf"^(nobody|anonymous|(account|key):{NAME})$"
 Shown = Literal["open", "second_reader", "confirmed", "dismissed", "all"]
 TABS: dict[Shown, str] = {
     "open": "To review",
@@ -84,8 +86,8 @@ class Selection:
 def selection(
     show: Shown = "open",
     verdict: Annotated[Verdict | Literal[""], Query()] = "",
-    classifier: Annotated[str, Query(pattern=rf"{LABEL}|^$")] = "",
-    source: Annotated[str, Query(pattern=rf"{LABEL}|^$")] = "",
+    classifier: Annotated[str, Query(pattern=rf"{NAME_PATTERN}|^$")] = "",
+    source: Annotated[str, Query(pattern=rf"{NAME_PATTERN}|^$")] = "",
     group: Annotated[str, Query(pattern=rf"{GROUP}|^$")] = "",
     assignee: Annotated[str, Query(pattern=rf"{ACTOR}|^$")] = "",
 ) -> Selection:
@@ -130,7 +132,7 @@ def audit_page(
     render: RenderDep,
     audit_id: AuditId,
     selected: SelectionDep,
-    map_name: Annotated[str | None, Query(alias="map", pattern=LABEL)] = None,
+    map_name: Annotated[str | None, Query(alias="map", pattern=NAME_PATTERN)] = None,
     label: Annotated[str | None, Query(max_length=LABEL_LENGTH)] = None,
 ) -> Response:
     job = find_job(session, audit_id)

@@ -22,7 +22,9 @@ from service.records.chain import audit_record, canonical
 from service.records.review_queries import DeskFilters, DeskPosition
 from service.records.session import Database
 from service.records.tables import NO_POLICY, AuditRow, ReviewRow
-from service.web.api.audits import AuditId, draw, find_job
+from service.web.api.parameters import AuditId
+from service.web.api.pictures import draw
+from service.web.api.view import find_job
 from service.web.dashboard.desk import Selection, SelectionDep
 from service.web.dependencies import Reader, ReaderForm, ResourcesDep, SessionDep
 from service.web.errors import RequestError

@@ -8,16 +8,16 @@ from sqlalchemy.orm import Session
 
 from service.audit.calibration import Policy
 from service.ledger import verify
-from service.pacs.echo import Echo, echo, place
-from service.pacs.outbox import resend
+from service.pacs.results.echo import Echo, echo, place
+from service.pacs.results.outbox import resend
 from service.people.keys import Principal
 from service.records import log_queries, pacs_queries, queries
 from service.records.session import utc_now
 from service.registry.blocks import standing_alarms
 from service.registry.drift import BLOCK
 from service.registry.registry import DEFAULT_SLOT, in_force
-from service.web.api.audits import AuditId
-from service.web.api.classifiers import Name, classifier_resource
+from service.web.api.classifiers import classifier_resource
+from service.web.api.parameters import AuditId, Name
 from service.web.api.schemas import ClassifierResource
 from service.web.dashboard.explanation import Usual, score_plot, usual_evidence
 from service.web.dashboard.fit import SourceFit, fits

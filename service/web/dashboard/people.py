@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from starlette.datastructures import FormData
 
 from service.errors import TriggerscopeError
+from service.names import NAME
 from service.people import accounts, keys, sessions
 from service.people.keys import ANONYMOUS, Principal
 from service.people.oidc import Provider, SignOnFailed
@@ -19,7 +20,6 @@ from service.people.sessions import Login
 from service.records import account_queries, queries
 from service.records.session import utc_now
 from service.records.tables import NO_PASSWORD
-from service.web.api.audits import LABEL
 from service.web.dashboard.rendering import Render, RenderDep, back_to
 from service.web.dependencies import (
     ACCOUNT,
@@ -244,7 +244,7 @@ def keys_page(session: SessionDep, administrator: Administrator, render: RenderD
 def create_key(session: SessionDep, held: ResourcesDep, submitted: AdministratorForm, render: RenderDep) -> Response:
     """The new key is in the answer and nowhere else."""
     name, scopes = submitted.value("name"), submitted.values("scope")
-    if not re.fullmatch(LABEL, name) or not scopes or not set(scopes) <= set(SCOPES):
+    if not re.fullmatch(NAME, name) or not scopes or not set(scopes) <= set(SCOPES):
         raise RequestError("invalid_request", "a key has a name of letters, digits, dots and dashes, and a scope")
     token, _ = keys.create(held.database, name, scopes, _expiry(submitted.value("expires")), submitted.principal.actor)
     return _keys(session, submitted.principal, render, token)

@@ -16,7 +16,7 @@ from pynetdicom.sop_class import Comprehensive3DSRStorage
 from service.app import open_database
 from service.desk.releases import Release, decide
 from service.desk.review import Step, new_review, record
-from service.pacs.report import Findings, file_bytes, read_source, structured_report
+from service.pacs.results.report import Findings, file_bytes, read_source, structured_report
 from service.records import queries
 from service.records.session import Database
 from service.records.tables import JobRow

@@ -20,7 +20,7 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import DigitalXRayImageStorageForPresentation
 
-from service.pacs.destinations import close
+from service.pacs.results.destinations import close
 from service.settings import Settings
 from tests.conftest import unavailable
 

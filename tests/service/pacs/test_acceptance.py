@@ -8,7 +8,7 @@ from service.pacs.identity import Sender, UnknownStudy, forget, open_pseudonyms
 from service.pacs.instance import NotUnderstood, UnsupportedSopClass, read_instance
 from service.pacs.rules import Rule, Rules, When
 from service.queue.intake import Accepted, QueueFull
-from service.queue.worker import sweep
+from service.queue.sweep import sweep
 from service.records import pacs_queries, queries
 from service.records.session import Database, utc_now
 from service.records.tables import NO_POLICY, NO_RULE, EventRow, FilmRow, IdentityRow, InstanceRow, JobRow

@@ -21,9 +21,9 @@ from pynetdicom.sop_class import (
 from sqlalchemy import select
 
 from service.pacs.acceptance import Acceptance
-from service.pacs.destinations import close
 from service.pacs.dimse import Port, StoreServer, serving, tls_context
 from service.pacs.peers import parse_peers
+from service.pacs.results.destinations import close
 from service.records import queries
 from service.records.session import Database
 from service.records.storage import Storage

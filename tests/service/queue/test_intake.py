@@ -1,7 +1,7 @@
 """There is one way in: by REST, decoded first, and from a PACS, by the header, films are accepted alike."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import pytest
@@ -44,8 +44,9 @@ def accept(request: pytest.FixtureRequest, acceptance: Acceptance, decoder: Deco
 
 
 @pytest.fixture(scope="module")
-def decoder() -> Decoder:
-    return Decoder(1)
+def decoder() -> Iterator[Decoder]:
+    with Decoder(1) as decoder:
+        yield decoder
 
 
 def fail(database: Database, job_id: str) -> None:

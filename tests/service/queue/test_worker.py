@@ -11,7 +11,9 @@ from sqlalchemy import func, select
 
 from service.app import limits, open_database, open_registry, open_uploads, open_worker
 from service.queue.intake import QueueFull, Submission
-from service.queue.worker import Outcome, Worker, sweep
+from service.queue.record import Outcome
+from service.queue.sweep import sweep
+from service.queue.worker import Worker
 from service.records import queries
 from service.records.session import Database, utc_now
 from service.records.storage import Storage

@@ -23,7 +23,7 @@ from service.pacs.dimse import serving as serving_port
 from service.pacs.identity import Sender
 from service.pacs.orthanc import OrthancWatcher
 from service.pacs.peers import parse_peers
-from service.pacs.report import VERDICT, VERDICTS
+from service.pacs.results.report import VERDICT, VERDICTS
 from service.people import keys
 from service.records import queries
 from service.records.session import Database

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from service.app import open_database
+from service.pacs.results.webhook_signature import UnusableSecret, read_secret, signed_headers
 from service.pacs.watching import ANNOUNCED
-from service.pacs.webhook_signature import UnusableSecret, read_secret, signed_headers
 from service.people import keys
 from service.records import pacs_queries
 from service.records.session import Database

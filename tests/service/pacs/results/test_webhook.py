@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service.pacs.outbox import Outbox
+from service.pacs.results.outbox import Outbox
 from service.pacs.rules import Destination, Result, Rule, Rules
 from service.records.session import Database
 from service.settings import Settings
@@ -18,8 +18,8 @@ from tests.dicom_files import PLANTED_ID, PLANTED_NAME
 from tests.service.pacs.conftest import make_acceptance
 from tests.service.pacs.films import STUDY
 from tests.service.pacs.receiver import receiving
-from tests.service.pacs.test_outbox import audited, drain, rows
-from tests.service.pacs.test_proof import make_due
+from tests.service.pacs.results.test_outbox import audited, drain, rows
+from tests.service.pacs.results.test_proof import make_due
 
 SECRET = bytes(range(32))
 

@@ -14,7 +14,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when th
 )
 
 from service.errors import TriggerscopeError
-from service.pacs.destinations import SUCCESS, DeliveryFailed, associated, http_client
+from service.pacs.results.destinations import SUCCESS, DeliveryFailed, associated, http_client
 from service.pacs.rules import Destination
 from service.records import pacs_queries
 from service.records.pacs_queries import DELIVERED

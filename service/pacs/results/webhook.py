@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from service.pacs.destinations import DeliveryFailed, http_client
+from service.desk import reasons
+from service.pacs.results.destinations import DeliveryFailed, http_client
+from service.pacs.results.webhook_signature import UnusableSecret, read_secret, signed_headers
 from service.pacs.rules import Destination
-from service.pacs.webhook_signature import UnusableSecret, read_secret, signed_headers
 from service.records.tables import AuditRow, JobRow
 
 
@@ -28,7 +29,7 @@ def payload(job: JobRow, audit: AuditRow) -> dict[str, Any]:
             "p_value": audit.p_value,
             "explained_label": audit.explained_label,
             "region": audit.region,
-            "reasons": audit.reasons,
+            "reasons": reasons.told(audit, job.comparisons),
             "classifier": {"name": audit.classifier_name, "sha256": audit.classifier_sha256},
             "policy_sha256": audit.policy_sha256 or None,
         },

@@ -11,7 +11,7 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 
 from service.errors import TriggerscopeError
-from service.pacs.report import file_bytes
+from service.pacs.results.report import file_bytes
 from service.pacs.rules import Destination
 
 TIMEOUT_SECONDS = 30.0

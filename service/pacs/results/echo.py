@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made when it is imported
 
-from service.pacs.destinations import SUCCESS, DeliveryFailed, associated, http_client
+from service.pacs.results.destinations import SUCCESS, DeliveryFailed, associated, http_client
 from service.pacs.rules import Destination
 
 TIMEOUT_SECONDS = 5.0

@@ -6,34 +6,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
-import numpy as np
 import structlog
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.audit import overlay
-from service.audit.preprocessing import Preprocessing, Region
+from service.desk.pictures import finest, map_picture
 from service.errors import TriggerscopeError
 from service.loops import Loop
-from service.pacs.destinations import send
-from service.pacs.proof import ACTOR, NotProven, find, read_back, request_commitment
-from service.pacs.report import findings_of, presentation_state, read_source, secondary_capture, structured_report
+from service.pacs.results.destinations import send
+from service.pacs.results.proof import ACTOR, NotProven, find, read_back, request_commitment
+from service.pacs.results.report import (
+    findings_of,
+    presentation_state,
+    read_source,
+    secondary_capture,
+    structured_report,
+)
+from service.pacs.results.webhook import payload, post
 from service.pacs.rules import Destination, Proof, Rules
-from service.pacs.webhook import payload, post
 from service.records import pacs_queries, queries
 from service.records.pacs_queries import DEAD, DELIVERED, PENDING
 from service.records.session import Database, Unit, utc_now
 from service.records.storage import NotStored, Storage
 from service.records.tables import AuditRow, DeliveryRow, JobRow
+from service.registry.registry import preprocessing
 
 MAX_ATTEMPTS = 12  # over some three hours
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=10), timedelta(hours=1)
 CLAIM = timedelta(minutes=5)  # a sender that is killed loses its claim after this
 COMMITMENT_WAIT = timedelta(minutes=10)  # then the result is sent again
 POLL_SECONDS = 1.0
-OVERLAY_PX = 1024
 log = structlog.get_logger()
 
 
@@ -125,7 +129,7 @@ class Outbox:
             if row.kind == "json":
                 post(destination, row.id, payload(job, job.audit))
                 return "none"
-            result = self._object(session, row.kind, job.film_sha256, job.audit)
+            result = self._object(session, row.kind, job, job.audit)
         send(destination, result, self._ae_title)
         if destination.wanted_proof == "read_back":
             read_back(destination, result)
@@ -135,8 +139,9 @@ class Outbox:
             self._ask_for_commitment(row, destination, result)
         return destination.wanted_proof
 
-    def _object(self, session: Session, kind: str, film_sha256: str, audit: AuditRow) -> Dataset:
-        source, findings = read_source(self._storage.original(film_sha256)), findings_of(audit)
+    def _object(self, session: Session, kind: str, job: JobRow, audit: AuditRow) -> Dataset:
+        source = read_source(self._storage.original(job.film_sha256))
+        findings = findings_of(audit, job.comparisons)
         if kind == "sc":
             return secondary_capture(source, findings, _picture(session, self._storage, audit))
         return {"sr": structured_report, "gsps": presentation_state}[kind](source, findings)
@@ -226,15 +231,5 @@ def _pause(attempts: int) -> timedelta:
 
 
 def _picture(session: Session, storage: Storage, row: AuditRow) -> bytes:
-    classifier = queries.classifier(session, row.classifier_sha256)
-    if classifier is None:
-        raise LookupError("an audit names a classifier that is not registered")
     maps = storage.audit_maps(row.id)
-    finest = max((name for name in maps if name.startswith("layercam_")), key=lambda name: maps[name].size)
-    return overlay.render(
-        storage.grey_pixels(row.pixels_sha256).astype(np.float32) / np.float32(255.0),
-        maps[finest],
-        Region(**row.region) if row.region else None,
-        Preprocessing(**classifier.card["preprocessing"]),
-        longest_px=OVERLAY_PX,
-    )
+    return map_picture(storage, row, preprocessing(session, row.classifier_sha256), maps[finest(maps)])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from service.pacs.report import (
+from service.pacs.results.report import (
     AUDIT,
     CAPTION_PX,
     CONCENTRATION,

@@ -14,10 +14,10 @@ from pynetdicom.sop_class import (
 from sqlalchemy import select, update
 
 from service.pacs.acceptance import Acceptance
-from service.pacs.destinations import DeliveryFailed, associated
 from service.pacs.identity import Sender, forget
-from service.pacs.outbox import MAX_ATTEMPTS, Outbox, UnknownDelivery, resend
-from service.pacs.report import Findings, read_source, structured_report
+from service.pacs.results.destinations import DeliveryFailed, associated
+from service.pacs.results.outbox import MAX_ATTEMPTS, Outbox, UnknownDelivery, resend
+from service.pacs.results.report import Findings, read_source, structured_report
 from service.pacs.rules import Destination, Result, Rule, Rules
 from service.records import pacs_queries, queries
 from service.records.session import Database, utc_now

@@ -6,6 +6,7 @@ scheme 99TRIGSC is published in docs/pacs.md: no standard scheme has words for b
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import highdicom
@@ -19,7 +20,8 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from service import __version__
-from service.records.tables import AuditRow
+from service.desk import reasons
+from service.records.tables import AuditRow, ComparisonRow
 
 SCHEME = "99TRIGSC"
 MANUFACTURER = "Triggerscope"
@@ -55,7 +57,7 @@ class Findings:
     reasons: tuple[str, ...]
 
 
-def findings_of(row: AuditRow) -> Findings:
+def findings_of(row: AuditRow, comparisons: Sequence[ComparisonRow]) -> Findings:
     region = row.region
     return Findings(
         verdict=row.verdict,
@@ -66,7 +68,7 @@ def findings_of(row: AuditRow) -> Findings:
         classifier_name=row.classifier_name,
         classifier_sha256=row.classifier_sha256,
         policy_sha256=row.policy_sha256,
-        reasons=tuple(row.reasons),
+        reasons=tuple(reasons.told(row, comparisons)),
     )
 
 

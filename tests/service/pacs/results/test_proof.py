@@ -16,18 +16,18 @@ from pynetdicom.sop_class import (
 from sqlalchemy import update
 
 from service.pacs.acceptance import Acceptance
-from service.pacs.destinations import close
 from service.pacs.dimse import Port, serving
-from service.pacs.outbox import MAX_ATTEMPTS, Outbox
 from service.pacs.peers import parse_peers
-from service.pacs.proof import LARGEST_ANSWER_BYTES
+from service.pacs.results.destinations import close
+from service.pacs.results.outbox import MAX_ATTEMPTS, Outbox
+from service.pacs.results.proof import LARGEST_ANSWER_BYTES
 from service.pacs.rules import Destination, Result, Rule, Rules
 from service.records.session import Database, utc_now
 from service.records.tables import DeliveryRow
 from service.settings import Settings
 from tests.service.pacs.conftest import make_acceptance
 from tests.service.pacs.receiver import receiving
-from tests.service.pacs.test_outbox import audited, drain, rows
+from tests.service.pacs.results.test_outbox import audited, drain, rows
 
 COMMITTED, NOT_COMMITTED = 1, 2
 

@@ -1,0 +1,1 @@
+"""Results that go back: made of an audit, sent, proven, and tried again."""
