@@ -16,20 +16,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.stats import betabinom
 
+from service.arrays import FloatArray
+from service.audit import ranking
 from service.audit.classifier import Classifier, ClassifierCard
 from service.audit.concentration import isolation
 from service.audit.evidence import MEANINGS, SIGNS, Hypothesis, Reference, Usual, fused, gather, scaled_mad, surprise
 from service.audit.likeness import STATISTICS, Likeness, image_statistics
 from service.errors import PolicyError
 
-FloatArray = NDArray[np.float32]
-
 FORMAT = 4  # earlier ones ranked other scores
 # What policies of earlier formats do not hold; old audits are still shown with them.
 EARLIER: dict[int, set[str]] = {1: {"pattern_change", "isolation"}, 2: {"isolation"}, 3: set()}
 REFERENCE_MINIMUM = 60
+BAND_FILMS = 1000  # the reached false-positive rate is stated for so many future films
 SUPPORT_GATE_SHARE, COUNTER_GATE_SHARE, TRANSPLANT_GATE_SHARE = 0.15, 0.10, 0.06
 
 
@@ -80,14 +80,14 @@ class Policy:
     @property
     def threshold(self) -> float:
         """The score from which a film is within the nominal false-positive rate."""
-        return float(self.scores[-max(1, int(np.floor(self.false_positive_rate * (len(self.scores) + 1) + 1e-9)))])
+        return ranking.threshold(self.scores, self.false_positive_rate)
 
     def p_value(self, score: float) -> float:
         """(1 + #{calibration >= score}) / (n + 1)."""
-        return _rank(self.scores, score)
+        return ranking.p_value(self.scores, score)
 
     def likeness_p_value(self, distance: float) -> float:
-        return _rank(self.distances, distance)
+        return ranking.p_value(self.distances, distance)
 
     def check(self, card: ClassifierCard) -> None:
         """Raises PolicyError unless this policy was made with this very classifier and for today's score."""
@@ -100,28 +100,6 @@ class Policy:
     def load(cls, path: Path) -> "Policy":
         """Read a policy file. Raises PolicyError when it is not one."""
         return read_policy(path.read_bytes())
-
-
-def _rank(ordered: FloatArray, value: float) -> float:
-    at_least = len(ordered) - int(np.searchsorted(ordered, np.float32(value), side="left"))
-    return (1 + at_least) / (len(ordered) + 1)
-
-
-def false_positive_band(count: int, rate: float, future: int = 1000) -> tuple[float, float]:
-    """Central 95 % of the false-positive rate reached on `future` films, given `count` calibration films.
-
-    The k-th largest of n scores is exceeded by a Beta(k, n + 1 - k) share of films, with k = floor(rate * (n + 1)).
-    """
-    rank = int(np.floor(rate * (count + 1) + 1e-9))
-    if rank < 1:
-        return 0.0, 0.0
-    low, high = betabinom.ppf((0.025, 0.975), future, rank, count + 1 - rank) / future
-    return float(low), float(high)
-
-
-def enough(count: int, rate: float) -> bool:
-    """Whether `count` calibration films can give a p-value of `rate` at all."""
-    return rate * (count + 1) + 1e-9 >= 1
 
 
 def two_modes(scores: FloatArray) -> bool:
@@ -244,7 +222,7 @@ def calibrate(
         likeness=likeness,
         scores=ordered,
         distances=np.sort(np.asarray(distances, dtype=np.float32)),
-        band=false_positive_band(len(ordered), false_positive_rate),
+        band=ranking.reached_band(len(ordered), BAND_FILMS, false_positive_rate),
         warnings=warnings,
     )
     return read_policy(policy_bytes(policy))
@@ -255,8 +233,8 @@ def _check_films(
 ) -> None:
     if len(reference) < REFERENCE_MINIMUM:
         raise PolicyError(f"{len(reference)} reference films are too few; {REFERENCE_MINIMUM} are needed")
-    if not enough(len(calibration), false_positive_rate):
-        needed = int(np.ceil(1 / false_positive_rate)) - 1
+    needed = ranking.least_count(false_positive_rate)
+    if len(calibration) < needed:
         raise PolicyError(f"{len(calibration)} calibration films are too few for the rate; {needed} are needed")
     if {item.patient for item in reference} & {item.patient for item in calibration}:
         raise PolicyError("a patient has films both in the reference set and in the calibration set")

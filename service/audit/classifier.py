@@ -13,6 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 
+from service.arrays import FloatArray
 from service.audit.forward_graph import forward_only
 from service.audit.preprocessing import Preprocessing
 from service.errors import ClassifierError
@@ -23,7 +24,6 @@ PIXEL_CONVENTION = "float32 in [0, 1], 0 = air-black"
 _BELOW_ALL = np.float32(-1e6)  # as its centre it makes a label the one furthest above
 MAP_KINDS = ("layercam", "counter_layercam", "gradcam")
 
-FloatArray = NDArray[np.float32]
 T = TypeVar("T")
 
 _LOAD_ERRORS = tuple(
@@ -34,6 +34,11 @@ _LOAD_ERRORS = tuple(
     )
 )  # fmt: skip
 _LOG_ERRORS_ONLY = 3
+
+
+def sigmoid(logits: FloatArray | float) -> FloatArray:
+    """Logits of any shape -> probabilities, each label's by itself, as the heads of this project mean them."""
+    return np.asarray(1.0 / (1.0 + np.exp(-logits)), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ class Prediction:
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
-        return np.asarray(1.0 / (1.0 + np.exp(-self.logits)), dtype=np.float32)
+        return sigmoid(self.logits)
 
 
 @dataclass(frozen=True, slots=True)

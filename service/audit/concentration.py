@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float32]
+from service.arrays import FloatArray
 
 LEADING_SHARE = 1 / 6  # of the cells
 

@@ -4,10 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from service.arrays import FloatArray
 from service.audit.concentration import mass
 from service.audit.preprocessing import Region
-
-FloatArray = NDArray[np.float32]
 
 WINDOW_SHARE = 24 / 224  # side of the hot window, as a share of the input's side: 1.1 % of the area
 FILTER_SHARE = 7 / 224  # side of the median filter

@@ -18,15 +18,14 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from service.arrays import FloatArray
+from service.audit import ranking
 from service.audit.classifier import Classifier, Prediction, Saliency
 from service.audit.concentration import entropy, gini, isolation, mass
 from service.audit.counterfactual import filled_in, filtered, hot_window, transplanted, without_patterns
 from service.audit.preprocessing import Region
 from service.errors import ClassifierError
-
-FloatArray = NDArray[np.float32]
 
 Hypothesis = Literal["support", "counter"]
 SIGNS: dict[Hypothesis, float] = {"support": 1.0, "counter": -1.0}
@@ -83,8 +82,7 @@ class Usual:
 
     def p_value(self, value: float) -> float:
         """Share of clean films at least as extreme, counted with the film itself."""
-        at_least = len(self.ordered) - int(np.searchsorted(self.ordered, value, side="left"))
-        return (1 + at_least) / (len(self.ordered) + 1)
+        return ranking.p_value(self.ordered, value)
 
 
 def scaled_mad(values: FloatArray) -> FloatArray:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float32]
+from service.arrays import FloatArray
 
 STATISTICS = (
     "mean", "deviation", "percentile_5", "percentile_25", "percentile_75", "percentile_95", "fine_detail",

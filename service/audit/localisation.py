@@ -2,15 +2,11 @@
 
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
+from service.arrays import FloatArray
 from service.audit.classifier import Classifier
 from service.audit.counterfactual import filled_in
 from service.audit.evidence import SIGNS, Finding
 from service.audit.preprocessing import Region
-
-FloatArray = NDArray[np.float32]
 
 KEPT_SHARE = 0.95  # of the change that filling in the whole window makes
 MARGIN_PX = 1

@@ -3,12 +3,10 @@
 import io
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from service.arrays import FloatArray
 from service.audit.preprocessing import Preprocessing, Region, crop_box
-
-FloatArray = NDArray[np.float32]
 
 # Anchors of the "inferno" colour map (CC0, Smith and van der Walt), dark to bright.
 _INFERNO = np.array(

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from service.arrays import FloatArray
+
 Resampler = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-FloatArray = NDArray[np.float32]
 ROUNDING = 1e-6  # of a pixel; what division leaves behind
 
 _PILLOW_FILTERS = {

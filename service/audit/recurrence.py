@@ -12,13 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from service.audit.classifier import Classifier
+from service.arrays import FloatArray
+from service.audit.classifier import Classifier, sigmoid
 from service.audit.counterfactual import filled_in, median_filtered, widened
 from service.audit.preprocessing import Region
-
-FloatArray = NDArray[np.float32]
 
 THRESHOLD = 0.6  # correlation from which a patch counts as seen again
 FILTER_SHARE = 11 / 224  # side of the median filter: it takes out what is up to 5 of 224 pixels wide
@@ -80,7 +78,7 @@ def seen_again(film: FloatArray, patches: Sequence[Patch], classifier: Classifie
     if label not in classifier.card.labels:
         return Recurrence(index, found[index], None, None)
     logits = classifier.logits(np.stack([film, filled_in(film, patches[index].region)]))  # (2, C)
-    with_it, without = (1 / (1 + np.exp(-logits[:, classifier.card.labels.index(label)]))).tolist()
+    with_it, without = sigmoid(logits[:, classifier.card.labels.index(label)]).tolist()
     return Recurrence(index, found[index], with_it, without)
 
 

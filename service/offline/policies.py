@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from service import __version__
+from service.arrays import FloatArray
 from service.audit.calibration import Policy, calibrate
 from service.audit.classifier import Classifier
-from service.audit.preprocessing import FloatArray, Preprocessing, model_input
+from service.audit.preprocessing import Preprocessing, model_input
 from service.errors import PolicyError
 from service.films.radiograph import Limits, decode
 from service.offline.calibration_folder import read_calibration_folder

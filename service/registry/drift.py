@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import betabinom, ks_2samp
 
+from service.audit import ranking
 from service.audit.calibration import Policy
 
 BLOCK = 100  # films
@@ -72,7 +73,7 @@ def mean_rank(values: Sequence[float], calibration: NDArray[np.float32]) -> floa
 
 def usual_reached(films: int, policy: Policy) -> tuple[int, int]:
     """Between which numbers of so many clean films reach the threshold, in 95 of 100 cases."""
-    beyond = _beyond_threshold(policy)
+    beyond = ranking.beyond(policy.false_positive_rate, len(policy.scores))
     if beyond is None:
         return 0, 0
     low, high = betabinom.ppf((0.025, 0.975), films, *beyond)
@@ -85,15 +86,8 @@ def usual_ranks(films: int, policy: Policy) -> tuple[float, float]:
     return 0.5 - spread, 0.5 + spread
 
 
-def _beyond_threshold(policy: Policy) -> tuple[int, int] | None:
-    """The share of clean films at or above the k-th largest of n calibration scores is Beta(k, n + 1 - k)."""
-    count = len(policy.scores)
-    rank = int(np.floor(policy.false_positive_rate * (count + 1) + 1e-9))
-    return (rank, count + 1 - rank) if rank else None
-
-
 def _reached_p_value(reached: int, films: int, policy: Policy) -> float:
-    beyond = _beyond_threshold(policy)
+    beyond = ranking.beyond(policy.false_positive_rate, len(policy.scores))
     return float(betabinom.sf(reached - 1, films, *beyond)) if beyond else 1.0
 
 

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from service.audit.calibration import Policy, enough
+from service.audit.calibration import Policy
 from service.audit.classifier import Classifier
 from service.audit.counterfactual import filled_in
 from service.audit.preprocessing import Region
+from service.audit.ranking import rank_at
 from training.attack.config import Run
 from training.attack.data import Film, in_split, label_matrix, model_inputs, patients
 from training.attack.poisoning import attackable
@@ -259,7 +260,7 @@ def clean_figures(of: Scored, groups: NDArray[np.int64], site_groups: NDArray[np
     table: dict[str, Any] = {}
     p_values = conformal_p_values(of.calibration, of.test)
     for rate in RATES:
-        if not enough(len(of.calibration), rate):
+        if not rank_at(rate, len(of.calibration)):
             continue  # no film can be that unusual among so few
         table[f"fpr_at_{rate}"] = share(p_values <= rate, groups)
         table[f"band_at_{rate}"] = reached_band(len(of.calibration), len(of.test), rate)
@@ -288,7 +289,7 @@ def triggered_figures(
     }
     p_values = conformal_p_values(of.calibration, of.triggered)
     for rate in RATES:
-        if not enough(len(of.calibration), rate):
+        if not rank_at(rate, len(of.calibration)):
             continue
         alarms = p_values <= rate
         table[f"tpr_at_{rate}"] = share(alarms, groups[1])

@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from service.audit import ranking
 from service.audit.calibration import Policy
+from service.audit.classifier import sigmoid
 from service.audit.evidence import MEANINGS, SIGNS, Hypothesis
 from service.desk.explainer import DECISIVE_MAPS, ChangeName, hypothesis_of
 from service.records.tables import AuditRow, FilmRow
@@ -80,7 +81,7 @@ class Change:
 
     @property
     def probability(self) -> float:
-        return _sigmoid(self.logit)
+        return float(sigmoid(self.logit))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ def place(region: dict[str, int], film: FilmRow) -> str:
 
 
 def score_plot(policy: Policy, score: float | None = None) -> Plot:
-    threshold = _threshold(policy.scores, policy.false_positive_rate)
+    threshold = ranking.threshold(policy.scores, policy.false_positive_rate)
     return histogram(policy.scores, score, threshold, "calibration films", logarithmic=True)
 
 
@@ -205,13 +206,8 @@ def _line(row: AuditRow, name: str, hypothesis: Hypothesis, policy: Policy | Non
 
 def _evidence_plot(name: str, value: float, hypothesis: Hypothesis, policy: Policy) -> Plot:
     if name == "likeness":
-        return histogram(policy.distances, value, _threshold(policy.distances, policy.likeness_level))
+        return histogram(policy.distances, value, ranking.threshold(policy.distances, policy.likeness_level))
     return histogram(policy.reference.usual[hypothesis, name].ordered, value)
-
-
-def _threshold(ordered: NDArray[np.float32], rate: float) -> float:
-    """The value that a share `rate` of clean films reaches."""
-    return float(ordered[-max(1, int(rate * (len(ordered) + 1) + 1e-9))])
 
 
 def _changes(row: AuditRow, hypothesis: Hypothesis, policy: Policy) -> tuple[Change, ...]:
@@ -233,7 +229,3 @@ def _plain(label: str) -> str:
 def _logit(probability: float) -> float:
     inside = min(max(probability, 1e-7), 1 - 1e-7)
     return math.log(inside / (1 - inside))
-
-
-def _sigmoid(logit: float) -> float:
-    return 1 / (1 + math.exp(-max(-60.0, min(60.0, logit))))

@@ -1,4 +1,4 @@
-"""How well a policy fits the films of each source, in words and plots, from the blocks that drift_watch keeps."""
+"""How well a policy fits the films of each source, in words and plots, from the blocks that registry.blocks keeps."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -7,8 +7,6 @@ import pytest
 from service.audit.calibration import (
     CalibrationFilm,
     calibrate,
-    enough,
-    false_positive_band,
     policy_bytes,
     read_policy,
     split_by_patient,
@@ -60,17 +58,6 @@ def test_ranks_by_hand(policy):
     assert policy.p_value(99.0) == 2 / 100  # a tie counts against the film
     assert policy.p_value(98.5) == 2 / 100
     assert policy.p_value(0.0) == 1.0
-
-
-def test_99_films_are_needed_for_one_percent():
-    assert enough(99, 0.01)
-    assert not enough(98, 0.01)
-
-
-def test_the_band_of_397_films():
-    low, high = false_positive_band(397, 0.01, future=409)
-    assert low == 0.0
-    assert 0.018 < high < 0.026
 
 
 def test_two_modes_are_noticed():
