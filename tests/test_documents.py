@@ -188,7 +188,10 @@ def test_architecture_names_every_loose_file() -> None:
     assert [named(path) for path in loose if path.stem != "__init__" and f"`{named(path)}`" not in text] == []
 
 
-def test_architecture_describes_every_contract() -> None:
+def test_architecture_describes_floors_and_contracts() -> None:
     contracts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    [floors] = [block.group() for block in FENCE.finditer(ARCHITECTURE.read_text())]
+    drawn = re.findall(r"^(\w[\w| ]*\w)(?:$|  )", floors, re.MULTILINE)
+    assert drawn == [layer for layer in contracts[0]["layers"] if not layer.startswith("(")]
     described = re.findall(r"^- \*\*(.+?)\*\*: ", ARCHITECTURE.read_text(), re.MULTILINE)
     assert described == [contract["name"] for contract in contracts]
