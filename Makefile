@@ -49,7 +49,7 @@ bundle:
 	mkdir -p dist/$(BUNDLE)
 	$(PYTHON) -m pip wheel --quiet --wheel-dir dist/$(BUNDLE)/wheels -r requirements.txt pip
 	$(PYTHON) -m pip wheel --quiet --wheel-dir dist/$(BUNDLE)/wheels --no-deps .
-	cp -r models docs deploy requirements.txt README.md LICENSE deploy/bundle/install.sh dist/$(BUNDLE)
+	cp -r models docs deploy requirements.txt README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE deploy/bundle/install.sh dist/$(BUNDLE)
 	rm -f dist/$(BUNDLE)/deploy/orthanc/hook-key
 	$(PYTHON) -c 'import sys, sysconfig; print("{}.{}".format(*sys.version_info), sysconfig.get_platform())' > dist/$(BUNDLE)/PYTHON
 	cd dist/$(BUNDLE) && find . -type f ! -name SHA256SUMS | LC_ALL=C sort | xargs -d '\n' sha256sum > SHA256SUMS

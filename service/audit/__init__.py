@@ -1,5 +1,6 @@
-"""The pure core: bytes -> Radiograph -> model input -> Prediction -> Saliency -> Evidence -> Verdict.
+"""From a radiograph to a verdict, with arrays and ONNX Runtime only: no database, no web, no settings.
 
-Frozen dataclasses and plain functions over numpy, pydicom, Pillow and ONNX Runtime. No web framework,
-no database, no torch and no settings, so that training and evaluation measure the code that is deployed.
+Frozen dataclasses and plain functions. A stage takes what the one before it returns:
+Radiograph -> model input -> Prediction -> Saliency -> Evidence -> Verdict. Training and evaluation borrow this package,
+so that they measure the code that is deployed.
 """

@@ -1,1 +1,1 @@
-"""What follows a verdict: review, watch list, vendor comparison, release."""
+"""What follows a verdict: review, watch list, maps on demand, the vendor's numbers beside ours, hold or release."""

@@ -1,1 +1,1 @@
-"""Bytes of strangers -> Radiograph, in a bounded child process."""
+"""From strangers' bytes to a radiograph, decoded in a bounded child process."""

@@ -1,1 +1,1 @@
-"""The log against tampering: signed, pruned, forwarded, bundled."""
+"""The log that shows tampering: verified, signed, pruned, forwarded, and bundled as evidence."""

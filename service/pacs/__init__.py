@@ -1,1 +1,1 @@
-"""DICOM in from any PACS, and results back into it."""
+"""DICOM in from any PACS by C-STORE or by watching, and results back with proof that they arrived."""

@@ -1,1 +1,1 @@
-"""Who may come in: accounts, sessions, single sign-on, keys."""
+"""Who may come in, as what and how often: accounts, roles, sessions, single sign-on, API keys, rates."""

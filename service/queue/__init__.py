@@ -1,1 +1,1 @@
-"""A film accepted, queued, leased, audited, recorded."""
+"""A film's way through the queue: accepted, leased, audited, recorded."""

@@ -1,1 +1,1 @@
-"""The database: tables, the one commit site, every statement, and the migrations."""
+"""Rows and files: the tables, every statement, the one place that commits, and what is stored beside the database."""

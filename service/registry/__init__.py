@@ -1,1 +1,1 @@
-"""Classifiers and policies: registered, put in force, still fitting?"""
+"""Classifiers and policies: registered, put in force, and watched for whether they still fit the films."""

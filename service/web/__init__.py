@@ -1,1 +1,1 @@
-"""HTTP: the API, the pages, STOW-RS, over one set of dependencies."""
+"""HTTP over one set of dependencies: the JSON API, the pages and STOW-RS."""

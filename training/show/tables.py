@@ -1,4 +1,4 @@
-"""`triggerscope-train tables`: evaluation results as the Markdown tables of the README and the model cards."""
+"""`triggerscope-train tables`: evaluation results as the Markdown tables of docs/evidence.md and the model cards."""
 
 import json
 from collections.abc import Callable, Sequence

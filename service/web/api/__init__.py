@@ -1,1 +1,1 @@
-"""The HTTP interface: endpoints parse, call one function, return."""
+"""The JSON API: endpoints parse, call one function, return."""

@@ -1,4 +1,4 @@
-"""Which real films count as unlike those of a shipped policy: what README says of negatives and turned films."""
+"""Which real films count as unlike those of a shipped policy: what docs/evidence.md says of negatives and turns."""
 
 import numpy as np
 import pytest

@@ -1,0 +1,1 @@
+"""The migrations: one numbered file for each change of the tables."""
