@@ -24,7 +24,7 @@ def least_count(rate: float) -> int:
 
 
 def threshold(ordered: NDArray[np.floating], rate: float) -> float:
-    """The k-th largest of sorted scores (n,): from it on a film alarms. The largest where n is too small for the rate."""
+    """The k-th largest of sorted scores (n,): from it on a film alarms. The largest where n is too small."""
     return float(ordered[-max(1, rank_at(rate, len(ordered)))])
 
 
