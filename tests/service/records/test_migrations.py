@@ -5,7 +5,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from service.records import migrations
+from service.records import migrations, queries
 from service.records.session import Database, DatabaseNotReady
 from service.records.tables import PruningRow, Tables
 from tests.service.records.rows import add_audit, add_classifier, add_job
@@ -53,3 +53,24 @@ def test_appended_rows_cannot_be_changed(database: Database, statement: str, tab
         unit.session.add(PruningRow(writer="another", last_sequence=1, document={}))
     with pytest.raises(DBAPIError, match="append-only"), database.write() as unit:
         unit.session.execute(text(statement.format(table, column)))
+
+
+def test_a_database_of_the_version_before_opens_with_its_rows(database: Database) -> None:
+    """As version 0009 left it: jobs and deliveries without the sentence of their error."""
+    with database.write() as unit:
+        add_classifier(unit.session)
+        add_audit(unit.session, add_job(unit.session, 1), "suspicious")
+        add_job(unit.session, 2, state="failed", error_code="decode_failed")
+    with database._writing.begin() as connection:
+        command.downgrade(migrations.config(connection), "0009")
+    assert "error_detail" not in {column["name"] for column in inspect(database.engine).get_columns("jobs")}
+    with pytest.raises(DatabaseNotReady):
+        database.require_current_schema()
+    database.upgrade()
+    with database.read() as session:
+        done, failed = (queries.job(session, f"{number:032x}") for number in (1, 2))
+    assert done is not None
+    assert done.audit is not None
+    assert (done.audit.verdict, done.error_detail) == ("suspicious", None)
+    assert failed is not None
+    assert (failed.error_code, failed.error_detail) == ("decode_failed", None)
