@@ -1,4 +1,4 @@
-"""The one vocabulary of errors, mapped once to problem+json (HTTP) and once to DIMSE statuses."""
+"""The one vocabulary of errors, mapped once to problem+json (web/errors.py) and once to DICOM (pacs/statuses.py)."""
 
 
 class TriggerscopeError(Exception):

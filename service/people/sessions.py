@@ -1,5 +1,6 @@
 """Signed-in browsers: sessions kept on the server, found by the hash of a cookie; failed logins are slowed down."""
 
+import functools
 import hmac
 import secrets
 from dataclasses import dataclass
@@ -23,7 +24,6 @@ LONGEST_NAME = 40
 LONGEST_ADDRESS = 64
 SIGN_ON_SECONDS = 600
 MOST_SIGN_ONS = 1000  # begun and not ended
-_NOBODY = accounts.hasher.hash(secrets.token_hex(16))  # so that an unknown name takes as long as a known one
 
 
 class WrongLogin(TriggerscopeError):
@@ -179,7 +179,7 @@ def _not_throttled(database: Database, name: str, now: datetime) -> AccountRow |
     with database.read() as session:
         row = account_queries.account(session, name)
     if row is None:
-        accounts.matches(AccountRow(password_hash=_NOBODY), "nobody's")
+        accounts.matches(AccountRow(password_hash=_nobody()), "nobody's")
     return row
 
 
@@ -207,3 +207,9 @@ def _known_name(unit: Unit, name: str) -> str:
     if name.startswith("sso ") or account_queries.account(unit.session, name) is not None:
         return name
     return f"unknown:{accounts.digest(name)[:16]}"
+
+
+@functools.cache
+def _nobody() -> str:
+    """The hash of a password that nobody knows, so that an unknown name takes as long as a known one."""
+    return accounts.hasher.hash(secrets.token_hex(16))

@@ -51,7 +51,7 @@ def stored(settings: Settings) -> set[str]:
     return {path.name for path in (settings.data_dir / "originals").rglob("*") if path.is_file()}
 
 
-def events(settings: Settings) -> int:
+def waiting(settings: Settings) -> int:
     with open_database(settings) as database, database.read() as session:
         return queries.queue_depth(session)
 
@@ -61,13 +61,13 @@ def test_a_bad_film_is_refused_and_nothing_is_stored(
     client: httpx.Client, shared_settings: Settings, name: str
 ) -> None:
     data, status, code = FILMS[name]
-    before = stored(shared_settings), events(shared_settings)
+    before = stored(shared_settings), waiting(shared_settings)
     response = client.post("/v1/audits", content=data, headers=RAW)
     body = response.json()
     assert response.status_code == body["status"] == status
     assert response.headers["content-type"] == "application/problem+json"
     assert code is None or body["code"] == code
-    assert (stored(shared_settings), events(shared_settings)) == before
+    assert (stored(shared_settings), waiting(shared_settings)) == before
     assert client.get("/readyz").status_code == 200
 
 
