@@ -111,11 +111,11 @@ class Outbox:
             proof = self._send(row, destination)
         except TriggerscopeError as error:
             self._failed(row, error)
-        except (SQLAlchemyError, OSError):  # database or disk are away: not this result's fault
+        except SQLAlchemyError:  # the database is away: not this result's fault, and nothing could be recorded
             raise
         except Exception as error:  # noqa: BLE001 -- whatever one film does to a library must not stop the others
             log.error("outbox.unusable_film", delivery=row.id, error=type(error).__name__)
-            self._failed(row, UnusableResult(f"no result could be made of this film ({type(error).__name__})"))
+            self._failed(row, UnusableResult(f"no result could be made of this film, or sent ({type(error).__name__})"))
         else:
             if proof != "commitment":
                 self._delivered(row, None if proof == "none" else proof)

@@ -201,7 +201,7 @@ def test_a_film_that_no_result_can_be_made_of_is_tried_again_with_its_reason_and
     drain(outbox)
     found = {(row.job_id == odd.id, row.state, row.error_code, row.error_detail) for row in rows(opened)}
     assert found == {
-        (True, "pending", "unusable_result", "no result could be made of this film (ValueError)"),
+        (True, "pending", "unusable_result", "no result could be made of this film, or sent (ValueError)"),
         (False, "delivered", None, None),
     }
 
@@ -217,3 +217,19 @@ def test_an_association_that_has_ended_is_a_failed_delivery(archive: Archive) ->
 
     with pytest.raises(DeliveryFailed):
         hang_up_and_send()
+
+
+def test_a_password_file_that_is_missing_is_that_results_fault_alone(
+    opened: Database, settings: Settings, archive: Archive
+) -> None:
+    missing = settings.data_dir / "no-such-file"
+    locked = Destination(name="locked", stow_url="http://127.0.0.1:9/s", username="us", password_file=missing)
+    open_to_us = rules_for(archive.port, ("sr",))
+    both = (Result(kinds=("sr",), destination="locked"), *open_to_us.rule[0].results)
+    rules = Rules(rule=(Rule(name="all", results=both),), destination=(locked, *open_to_us.destination))
+    acceptance = make_acceptance(opened, settings, rules)
+    outbox = Outbox(opened, acceptance.storage, acceptance.rules, "TRIGGERSCOPE")
+    audited(acceptance, outbox)
+    drain(outbox)
+    found = {(row.destination, row.state, row.error_code) for row in rows(opened)}
+    assert found == {("locked", "pending", "delivery_failed"), ("archive", "delivered", None)}
