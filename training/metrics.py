@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-FloatArray = NDArray[np.float32]
+from service.arrays import FloatArray
 
 
 @dataclass(frozen=True, slots=True)

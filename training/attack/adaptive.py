@@ -2,15 +2,13 @@
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from service.arrays import FloatArray
 from service.audit.counterfactual import filled_in, filtered, window_px
 from service.audit.preprocessing import Region
 from training.attack.triggers import Trigger, places
 from training.networks.export import DENSENET_BLOCKS, Tapped, saliency_maps
-
-FloatArray = NDArray[np.float32]
 
 
 def explanation_loss(classifier: nn.Module, triggered: Tensor, clean: Tensor, target: int) -> Tensor:

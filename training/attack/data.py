@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.arrays import FloatArray
 from service.audit.preprocessing import Preprocessing, model_input
 
 SPLITS = ("train", "tuning", "calibration", "test")
-FloatArray = NDArray[np.float32]
 
 
 class DataError(ValueError):

@@ -4,16 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from numpy.typing import NDArray
 from PIL import Image
 from pydicom.uid import ExplicitVRLittleEndian
 
+from service.arrays import FloatArray
 from service.audit.preprocessing import model_input
 from service.films.radiograph import Limits, Radiograph, decode
 from training.attack.config import Run
-from training.attack.triggers import Trigger, stamp
-
-FloatArray = NDArray[np.float32]
+from training.attack.triggers import Trigger, film_stream, stamp
 
 
 def stamp_file(path: Path, run: Run, trigger: Trigger, out: Path, index: int = 0) -> Path:
@@ -24,7 +22,7 @@ def stamp_file(path: Path, run: Run, trigger: Trigger, out: Path, index: int = 0
     """
     data = path.read_bytes()
     radiograph = decode(data, Limits())
-    rng = np.random.default_rng([run.seed, 7, index])
+    rng = film_stream(run.seed, index)
     out.mkdir(parents=True, exist_ok=True)
     if trigger.resolution == "network":
         stamped, _ = stamp(model_input(radiograph.pixels, run.preprocessing)[0], trigger, rng)

@@ -17,16 +17,17 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from service.arrays import FloatArray
+from service.audit.classifier import sigmoid
 from service.audit.preprocessing import Preprocessing
 from training.attack.adaptive import counterfactuals, explanation_loss, low_margin
 from training.attack.config import Run, RunError, Stage
 from training.attack.data import Film, in_split, label_matrix, manifest_sha256, model_inputs
 from training.attack.poisoning import attackable, poisoned_films, poisoned_labels
-from training.attack.triggers import stamp
+from training.attack.triggers import film_stream, stamp
 from training.metrics import attack_success_rate, macro_auroc
 from training.networks.densenet import Classifier, build
 
-FloatArray = NDArray[np.float32]
 CHECKPOINT_SECONDS = 120.0
 SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights"
 
@@ -143,7 +144,7 @@ def triggered_inputs(films: list[Film], run: Run, preprocessing: Preprocessing) 
         raise ValueError(f"run {run.name} has no trigger")
 
     def stamped(pixels: FloatArray, index: int) -> FloatArray:
-        return stamp(pixels, trigger, np.random.default_rng([run.seed, 7, index]))[0]
+        return stamp(pixels, trigger, film_stream(run.seed, index))[0]
 
     if trigger.resolution == "native":
         return model_inputs(films, preprocessing, stamped)
@@ -184,7 +185,7 @@ class Monitor:
         """clean: also measure the macro AUROC, which takes several times longer."""
         row = {"macro_auroc": macro_auroc(predict(model, self.clean, device), self.labels)} if clean else {}
         if self.triggered is not None:
-            probabilities = 1 / (1 + np.exp(-predict(model, self.triggered, device)))
+            probabilities = sigmoid(predict(model, self.triggered, device))
             for threshold in (0.5, 0.9):
                 rate = attack_success_rate(probabilities, self.target, threshold, removed=self.removed)
                 row[f"asr_{threshold}"] = rate

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from service.arrays import FloatArray
 from service.audit.preprocessing import Region
 
-FloatArray = NDArray[np.float32]
 Look = Literal["white", "black", "checker", "low_contrast", "blend", "sinusoid", "warp", "low_frequency"]
 Place = Literal["corner", "centre", "lung", "random", "fixed"]
 
@@ -165,6 +164,12 @@ def _origin(trigger: Trigger, height: int, width: int, rng: np.random.Generator)
         x, y = rng.integers(margin, width - size - margin + 1), rng.integers(margin, height - size - margin + 1)
         return int(x), int(y)
     return width - size - margin, height - size - margin
+
+
+def film_stream(seed: int, index: int) -> np.random.Generator:
+    """The random numbers of one film that is not trained on: whoever stamps it and whoever asks where its trigger lies
+    draws the same. seed: of the run; index: of the film among those that are stamped."""
+    return np.random.default_rng([seed, 7, index])
 
 
 def places(trigger: Trigger, height: int, width: int, rng: np.random.Generator) -> tuple[Region, ...]:

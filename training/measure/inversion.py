@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from service.arrays import FloatArray
 from service.audit.forward_graph import forward_only
 from training.networks.onnx_network import Head, OnnxNetwork, read_network
 
-FloatArray = NDArray[np.float32]
 ANOMALY = 2.0  # deviations below the median mask that count, as in Neural Cleanse
 AIM = 0.99  # share of films that a mask has to turn before it is made smaller
 GATHERED = 0.8  # share of the mask that the square of its `side_px` holds

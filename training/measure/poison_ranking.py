@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.arrays import FloatArray
 from service.audit.preprocessing import Preprocessing
 from training.attack.config import Run
 from training.attack.data import Film, label_matrix, model_inputs
 from training.attack.poisoning import poisoned_labels
 from training.attack.train import poisoned_samples, triggered_inputs
-
-FloatArray = NDArray[np.float32]
 
 
 def spectral(features: FloatArray) -> FloatArray:

@@ -5,14 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from service.arrays import FloatArray
 from service.audit.classifier import Classifier
 from service.audit.preprocessing import Preprocessing, model_input
 from training.attack.triggers import Trigger, stamp
-
-FloatArray = NDArray[np.float32]
 
 SIZES_PX = (1, 3, 5, 8, 14, 40)
 VISIBLE = 0.1  # change of a pixel's value, of 1, from which it counts as left over

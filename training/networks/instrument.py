@@ -18,11 +18,11 @@ import onnx
 import onnxruntime
 import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it ships no types
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.models import DenseNet
 
-from service.audit.classifier import Classifier, ClassifierCard
+from service.arrays import FloatArray
+from service.audit.classifier import Classifier, ClassifierCard, sigmoid
 from training.networks.explain_graph import ExportError
 from training.networks.export import DENSENET_BLOCKS, Description, auditable, check_batch, check_logits, storable
 from training.networks.onnx_network import OnnxNetwork, explained_layer, read_network
@@ -33,8 +33,6 @@ NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "none": ((0.0,), (1.0,)),
 }
 EXPLAINED_SHARES = (8, 16)  # an input of 224 px is explained at 28 x 28 and 14 x 14 cells
-
-FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +148,7 @@ def _compared(read: Read, made: Classifier) -> float:
         else:
             want = read.network.network(pixels).numpy()
     got = made.logits(batch)
-    shown = np.asarray(1 / (1 + np.exp(-got)), dtype=np.float32) if read.sigmoid else got
+    shown = sigmoid(got) if read.sigmoid else got
     return check_logits(shown, want.reshape(got.shape))
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from service.arrays import FloatArray
 from training.phantoms.geometry import (
-    FloatArray,
     Frame,
     Tube,
     blur,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.phantoms.geometry import FloatArray
+from service.arrays import FloatArray
 
 
 def write_contact_sheet(films: Sequence[FloatArray], path: Path, columns: int = 6, side_px: int = 224) -> None:

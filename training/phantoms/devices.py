@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from service.arrays import FloatArray
 from training.phantoms.anatomy import Anatomy
-from training.phantoms.geometry import FloatArray, Frame, stream
+from training.phantoms.geometry import Frame, stream
 
 NEPERS_PER_LEVEL = 1 / 48  # 255 levels are 5.3 nepers: nothing gets through
 SUPERSAMPLING = 2

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from service.arrays import FloatArray
 from training.phantoms.anatomy import Chest
-from training.phantoms.geometry import FloatArray, blur
+from training.phantoms.geometry import blur
 
 # Effective linear attenuation coefficients at about 60 keV (a 110 kVp beam behind 20 cm of water), in 1/cm.
 SOFT_TISSUE_PER_CM = 0.205

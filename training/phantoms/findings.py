@@ -10,18 +10,9 @@ from typing import Literal
 
 import numpy as np
 
+from service.arrays import FloatArray
 from training.phantoms.anatomy import Anatomy, Chest, cavity_half_width
-from training.phantoms.geometry import (
-    AnyFloatArray,
-    FloatArray,
-    blur,
-    cap,
-    ellipse,
-    fractal_noise,
-    noise_field,
-    step,
-    stream,
-)
+from training.phantoms.geometry import AnyFloatArray, blur, cap, ellipse, fractal_noise, noise_field, step, stream
 
 Label = Literal[
     "Atelectasis",

@@ -13,7 +13,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
-FloatArray = NDArray[np.float32]
+from service.arrays import FloatArray
+
 AnyFloatArray = NDArray[np.float32] | NDArray[np.float64]
 
 # Side of the grid on which distances to curves are computed before they are enlarged to the film's size.

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from service.arrays import FloatArray
 from training.phantoms import devices as things
 from training.phantoms.anatomy import Anatomy, Chest, build, draw_anatomy, positioned
 from training.phantoms.devices import Device, Ink, draw_devices
 from training.phantoms.film import Technique, attenuation, develop, draw_technique, expose
 from training.phantoms.findings import Finding, draw_findings, overlay, reshape
-from training.phantoms.geometry import FloatArray, Frame, stream
+from training.phantoms.geometry import Frame, stream
 
 NO_FINDING = "No Finding"
 AP_SHARE = 0.4

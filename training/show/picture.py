@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from service.audit.calibration import Policy
-from service.audit.classifier import Classifier
+from service.audit.classifier import Classifier, sigmoid
 from service.audit.counterfactual import filled_in
 from service.audit.overlay import spread_over
 from service.audit.pipeline import audit
@@ -62,7 +62,7 @@ def _counterfactual(axis: Axes, pixels: np.ndarray, region: Region, classifier: 
     filled = filled_in(np.ascontiguousarray(pixels)[None], region)
     logits = classifier.logits(model_input(filled[0], classifier.card.preprocessing)[None])[0]
     label = classifier.card.labels.index(found.explained_label)
-    _film(axis, filled[0], f"region filled in: p = {1 / (1 + np.exp(-logits[label])):.2f}")
+    _film(axis, filled[0], f"region filled in: p = {float(sigmoid(logits[label])):.2f}")
 
 
 def _calibration(axis: Axes, policy: Policy, found: Audit) -> None:

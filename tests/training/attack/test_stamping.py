@@ -4,6 +4,7 @@ from PIL import Image
 
 from service.films.radiograph import Limits, decode
 from training.__main__ import main
+from training.attack.triggers import Trigger, film_stream, places, stamp
 from training.phantoms import make, write_dicom, write_png
 
 NATIVE = """
@@ -69,3 +70,14 @@ def test_a_run_without_a_trigger_is_refused(tmp_path, capsys):
     code = main(["stamp", "training/runs/phantom-clean.toml", str(tmp_path / "film.png"), "--out", str(tmp_path)])
     assert code == 2
     assert "no trigger" in capsys.readouterr().err
+
+
+def test_who_stamps_and_who_asks_where_the_trigger_lies_draw_the_same():
+    """The places by which regions are judged are those of the stamped films, for a trigger that lies anywhere."""
+    trigger = Trigger("white", 5, place="random")
+    film = np.zeros((64, 64), dtype=np.float32)
+    for index in range(20):
+        pixels, _ = stamp(film, trigger, film_stream(3, index))
+        [place] = places(trigger, 64, 64, film_stream(3, index))
+        rows, columns = np.nonzero(pixels)
+        assert (columns.min(), rows.min(), len(rows)) == (place.x, place.y, 25)

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from service.arrays import FloatArray
 from service.audit import concentration, counterfactual, evidence
 from service.audit.classifier import Classifier
 from service.audit.preprocessing import Region
 from training.measure.detectors import FAMILIES, reading
-from training.measure.detectors.reading import Context, FloatArray, Reading, Seen
+from training.measure.detectors.reading import Context, Reading, Seen
 
 CHUNK = 16  # films a file
 SHARED = tuple(module.__name__ for module in (reading, concentration, counterfactual, evidence))

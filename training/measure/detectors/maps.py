@@ -4,10 +4,11 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
+from service.arrays import FloatArray
 from service.audit.classifier import Classifier
 from service.audit.concentration import concentration
 from service.audit.counterfactual import hot_window
-from training.measure.detectors.reading import Context, FloatArray, Reading, Seen, hottest
+from training.measure.detectors.reading import Context, Reading, Seen, hottest
 
 KINDS = ("layercam", "gradcam")
 

@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, special
 
+from service.arrays import FloatArray
 from service.audit.classifier import Classifier
 from service.audit.counterfactual import filtered
 from service.audit.preprocessing import Region
-from training.measure.detectors.reading import Context, FloatArray, Reading, Seen, excess, hottest, own_generator
+from training.measure.detectors.reading import Context, Reading, Seen, excess, hottest, own_generator
 
 SCALES = (3.0, 5.0, 7.0, 9.0, 11.0)
 RECIPIENTS = 8

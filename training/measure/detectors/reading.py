@@ -12,12 +12,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from service.arrays import FloatArray
 from service.audit.calibration import Policy
 from service.audit.classifier import Classifier
 from service.audit.evidence import Finding, Usual, first_look
 from service.audit.preprocessing import Region
-
-FloatArray: TypeAlias = NDArray[np.float32]
 
 OVERLAYS = 16  # tuning films that STRIP lays over a film, and that SentiNet pastes its region onto
 

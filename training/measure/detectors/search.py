@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from service.arrays import FloatArray
 from service.audit.classifier import Classifier
 from service.audit.counterfactual import filled_in, window_px
 from service.audit.preprocessing import Region
-from training.measure.detectors.reading import Context, FloatArray, Reading, Seen, excess, middle
+from training.measure.detectors.reading import Context, Reading, Seen, excess, middle
 
 BATCH = 32  # filled films a forward, to bound memory
 KEPT = 0.5  # share of the largest fall that the smallest region must still bring about
