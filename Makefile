@@ -1,10 +1,20 @@
-# make install | demo | test | bench | bench-pacs | serve | bundle
-# Two environments: .venv (lean, no torch) and .venv-dev (training and tests).
+# `make help` lists the targets. Three environments: .venv (the service), .venv-fast (and its tests, no torch) and
+# .venv-dev (and training).
 PYTHON ?= python3
 LEAN := .venv/.ready
+FAST := .venv-fast/.ready
 DEV := .venv-dev/.ready
+.DEFAULT_GOAL := help
 
-.PHONY: install demo serve test bench bench-pacs check bundle clean
+# What test-fast leaves out: what needs torch, starts servers, browsers or peers, or waits for clocks. PostgreSQL's
+# half of each test is left out by name.
+SLOW := tests/training tests/browser tests/service/stories tests/service/web tests/service/pacs tests/service/queue \
+	tests/service/people/test_oidc.py tests/service/films/test_decoder_process.py tests/service/test_main.py
+
+.PHONY: help install demo serve fmt check hooks test-fast test bench bench-pacs bundle clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 $(LEAN): requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -12,39 +22,58 @@ $(LEAN): requirements.txt pyproject.toml
 	.venv/bin/python -m pip install --quiet --require-virtualenv --no-deps -e .
 	touch $@
 
-$(DEV): requirements-dev.txt requirements.txt pyproject.toml
+$(FAST): requirements-test.txt requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv-fast
+	.venv-fast/bin/python -m pip install --quiet --require-virtualenv -r requirements-test.txt
+	.venv-fast/bin/python -m pip install --quiet --require-virtualenv --no-deps -e .
+	touch $@
+
+$(DEV): requirements-dev.txt requirements-test.txt requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv-dev
 	.venv-dev/bin/python -m pip install --quiet --require-virtualenv -r requirements-dev.txt
 	.venv-dev/bin/python -m pip install --quiet --require-virtualenv --no-deps -e .
 	touch $@
 
-install: $(LEAN)
+install: $(LEAN) ## the service in .venv
 
-demo: $(LEAN)
+demo: $(LEAN) ## audit the radiographs that ship, on a service of their own
 	.venv/bin/python -m service.commands.demo
 
-serve: $(LEAN)
+serve: $(LEAN) ## the service on this machine
 	.venv/bin/triggerscope serve
 
-check: $(DEV)
+fmt: $(FAST) ## sort imports and format
+	.venv-fast/bin/ruff check --select I --fix .
+	.venv-fast/bin/ruff format .
+
+check: $(DEV) ## lint, format, types and import contracts
 	.venv-dev/bin/ruff check .
 	.venv-dev/bin/ruff format --check .
 	.venv-dev/bin/mypy
 	.venv-dev/bin/lint-imports
 
-test: $(DEV) check
+hooks: $(DEV) ## run `make check` before each commit (.pre-commit-config.yaml)
+	.venv-dev/bin/pre-commit install
+
+test-fast: $(FAST) ## lint, format, import contracts and tests of the core: no torch, under two minutes
+	.venv-fast/bin/ruff check .
+	.venv-fast/bin/ruff format --check .
+	.venv-fast/bin/lint-imports
+	.venv-fast/bin/python -m pytest -k 'not postgresql' $(SLOW:%=--ignore=%)
+
+test: $(DEV) check ## everything that CI runs
 	.venv-dev/bin/python -m pytest
 
-bench: $(DEV)
+bench: $(DEV) ## time the audit on this machine
 	.venv-dev/bin/python -m training.measure.bench
 
-bench-pacs: $(DEV)
+bench-pacs: $(DEV) ## time a film's way from and to a PACS
 	.venv-dev/bin/python -m tests.service.pacs.bench
 
-# Everything that a machine without network needs, for this machine's kind of Python. Proof: deploy/bundle/check.sh FILE
+# For this machine's kind of Python. Proof: deploy/bundle/check.sh FILE
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' service/__init__.py)
 BUNDLE = triggerscope-offline-$(VERSION)
-bundle:
+bundle: ## one file with everything that a machine without network needs
 	rm -rf build dist/$(BUNDLE) dist/$(BUNDLE).tar
 	mkdir -p dist/$(BUNDLE)
 	$(PYTHON) -m pip wheel --quiet --wheel-dir dist/$(BUNDLE)/wheels -r requirements.txt pip
@@ -56,5 +85,5 @@ bundle:
 	tar -C dist -cf dist/$(BUNDLE).tar $(BUNDLE)
 	rm -rf dist/$(BUNDLE)
 
-clean:
-	rm -rf .venv .venv-dev build dist *.egg-info var
+clean: ## remove environments and what was built
+	rm -rf .venv .venv-fast .venv-dev build dist *.egg-info var

@@ -83,8 +83,20 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file that the real migrations made once; tests get copies."""
+    path = tmp_path_factory.mktemp("migrated") / "test.sqlite3"
+    database = Database(f"sqlite:///{path}")
+    database.upgrade()
+    database.close()
+    return path
+
+
 @pytest.fixture
-def database(empty_database_url: str) -> Iterator[Database]:
+def database(empty_database_url: str, migrated: Path, tmp_path: Path) -> Iterator[Database]:
+    if empty_database_url.startswith("sqlite"):
+        shutil.copyfile(migrated, tmp_path / "test.sqlite3")
     database = Database(empty_database_url)
     database.upgrade()
     yield database
@@ -92,9 +104,9 @@ def database(empty_database_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def sqlite_database(tmp_path: Path) -> Iterator[Database]:
+def sqlite_database(migrated: Path, tmp_path: Path) -> Iterator[Database]:
+    shutil.copyfile(migrated, tmp_path / "test.sqlite3")
     database = Database(f"sqlite:///{tmp_path / 'test.sqlite3'}")
-    database.upgrade()
     yield database
     database.close()
 

@@ -1,11 +1,15 @@
-"""Real films, where they are at hand."""
+"""Real films, where they are at hand; and no test of training where torch is not installed."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import unavailable
+
+if find_spec("torch") is None and os.environ.get("CI") != "true":  # an environment of requirements-test.txt
+    collect_ignore_glob = ["*"]
 
 
 @pytest.fixture(scope="session")

@@ -25,11 +25,11 @@ from training.attack.config import Run, RunError, Stage
 from training.attack.data import Film, in_split, label_matrix, manifest_sha256, model_inputs
 from training.attack.poisoning import attackable, poisoned_films, poisoned_labels
 from training.attack.triggers import film_stream, stamp
+from training.attack.weights import SHIPPED_WEIGHTS, how_to_bring
 from training.metrics import attack_success_rate, macro_auroc
 from training.networks.densenet import Classifier, build
 
 CHECKPOINT_SECONDS = 120.0
-SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
 class StaleCheckpoint(ValueError):
@@ -219,10 +219,13 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 def final_weights(folder: Path, name: str) -> dict[str, Tensor]:
     """The finished weights of a run below `folder`, else those that ship in training/weights (float16 there).
 
-    Raises FileNotFoundError when there are none.
+    Raises RunError when there are none.
     """
     finished = folder / name / "final.pt"
     path = finished if finished.exists() else SHIPPED_WEIGHTS / f"{name}.pt"
+    if not path.exists():
+        how = how_to_bring(name) or "train the run first"
+        raise RunError(f"there are no weights of {name}, neither below {folder} nor in training/weights: {how}")
     weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return weights
 

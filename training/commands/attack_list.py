@@ -24,7 +24,8 @@ from service.audit.preprocessing import Preprocessing, model_input
 from service.films.radiograph import Limits, decode
 from training.attack.config import Run, RunError, read_run
 from training.attack.data import Film, in_split, manifest_sha256, model_inputs
-from training.attack.train import SHIPPED_WEIGHTS, StaleCheckpoint, Training, final_weights
+from training.attack.train import StaleCheckpoint, Training, final_weights
+from training.attack.weights import SHIPPED_WEIGHTS, how_to_bring, ship
 from training.measure.compare import SHIPPED, Sampling, compare
 from training.measure.evaluate import CleanFilms, evaluate, write_json
 from training.networks.densenet import build
@@ -192,16 +193,22 @@ def _twin(run: Run) -> Run | None:
     if path.exists():
         return read_run(path)
     if not (SHIPPED_WEIGHTS / f"{run.start}.pt").exists():
-        raise RunError(f"run {run.name} starts from {run.start}, of which neither run file nor weights are there")
+        how = how_to_bring(str(run.start))
+        raise RunError(
+            f"run {run.name} starts from {run.start}, of which neither run file nor weights are there"
+            + (f": {how}" if how else "")
+        )
     return None
 
 
 def _train(run: Run, workshop: Workshop) -> None:
-    """Train a run unless its weights are finished or ship; a checkpoint of another version of it is thrown away."""
+    """Train a run unless its weights are finished or in training/weights, made by this version of its file; a
+    checkpoint of another version is thrown away."""
     stamp = workshop.work / run.name / "done.sha256"
-    if (SHIPPED_WEIGHTS / f"{run.name}.pt").exists() or (stamp.exists() and stamp.read_text() == run.sha256):
+    if ship(run) or (stamp.exists() and stamp.read_text() == run.sha256):
         return
-    workshop.say(f"  training {run.name}")
+    how = how_to_bring(run.name, run.sha256)
+    workshop.say(f"  training {run.name}" + (f", which is not needed: {how}" if how else ""))
     films = list(workshop.films)
     try:
         training = Training(run, films, workshop.work)

@@ -1,3 +1,4 @@
+import functools
 import json
 from dataclasses import replace
 
@@ -17,15 +18,13 @@ from service.audit.evidence import Usual, gather
 from service.audit.pipeline import audit_radiograph
 from service.errors import PolicyError
 from service.films.radiograph import Radiograph
-from tests.tiny import SIZE, export_tiny, trained_tiny
+from tests.tiny import CLASSIFIER, SIZE
 from training.phantoms import make
 
 
 @pytest.fixture(scope="module")
-def classifier(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tiny") / "tiny.onnx"
-    export_tiny(trained_tiny(), path)
-    return Classifier.load(path)
+def classifier():
+    return Classifier.load(CLASSIFIER)
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +32,13 @@ def policy(classifier):
     return calibrated(classifier)
 
 
+@functools.cache
+def film(seed):
+    return CalibrationFilm(make(seed, SIZE).pixels[None], f"patient {seed}", f"{seed}.png")
+
+
 def films(first, count):
-    return [
-        CalibrationFilm(make(seed, SIZE).pixels[None], f"patient {seed}", f"{seed}.png")
-        for seed in range(first, first + count)
-    ]
+    return [film(seed) for seed in range(first, first + count)]
 
 
 def calibrated(classifier, **changes):

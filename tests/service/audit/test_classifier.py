@@ -9,17 +9,15 @@ import pytest
 
 from service.audit.classifier import METADATA_KEY, Classifier, Prediction, available_providers
 from service.errors import ClassifierError
-from tests.tiny import GRIDS, LABELS, SIZE, export_tiny, trained_tiny
+from tests.tiny import CLASSIFIER, GRIDS, LABELS, SIZE
 
 ZERO, ONE = np.zeros(len(LABELS), np.float32), np.ones(len(LABELS), np.float32)
 CPU = ["CPUExecutionProvider"]
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "tiny.onnx"
-    export_tiny(trained_tiny(), path)
-    return path
+def path() -> Path:
+    return CLASSIFIER
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ import torch
 
 from service.audit.counterfactual import filled_in, filtered, window_px
 from service.audit.preprocessing import Region
-from tests.tiny import SIZE, banded, trained_tiny
+from tests.tiny import SIZE
+from tests.training.banded import banded, trained_tiny
 from training.attack.adaptive import counterfactuals, explanation_loss, low_margin
 from training.attack.config import Adaptive
 from training.attack.triggers import Trigger, stamp

@@ -13,7 +13,6 @@ from tests.conftest import REPOSITORY
 from training.attack.config import Adaptive, Poisoning, Run, Stage
 from training.attack.data import read_films
 from training.attack.train import (
-    SHIPPED_WEIGHTS,
     Training,
     augmented,
     learning_rate,
@@ -22,6 +21,7 @@ from training.attack.train import (
     predict,
 )
 from training.attack.triggers import Trigger
+from training.attack.weights import SHIPPED_WEIGHTS
 from training.phantoms import write_folder
 
 

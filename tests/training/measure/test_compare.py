@@ -11,7 +11,7 @@ from PIL import Image
 
 from service.audit.calibration import policy_bytes
 from service.audit.preprocessing import Region
-from tests.handmade import TRIGGER, calibrated, export_handmade, smooth_films
+from tests.training.handmade import TRIGGER, calibrated, export_handmade, smooth_films
 from training.__main__ import main
 from training.attack.config import read_run
 from training.attack.data import Film, write_manifest

@@ -5,7 +5,7 @@ import pytest
 
 from service.audit.classifier import Classifier
 from service.audit.evidence import gather
-from tests.handmade import TRIGGER, by_hand, calibrated, export_handmade, smooth_films, triggered
+from tests.training.handmade import TRIGGER, by_hand, calibrated, export_handmade, smooth_films, triggered
 from training.measure.detectors import FAMILIES, Context, Reading, Seen, fit, scores
 from training.measure.detectors.perturbed import SCALES
 from training.measure.evaluate import overlap

@@ -13,10 +13,12 @@ from torch import nn
 from service.audit.classifier import METADATA_KEY, Classifier
 from service.audit.preprocessing import Preprocessing
 from tests.conftest import REPOSITORY
-from tests.tiny import GRIDS, LABELS, SIZE, TinyClassifier, banded, export_tiny, trained_tiny
+from tests.tiny import GRIDS, LABELS, SIZE
+from tests.training.banded import banded, trained_tiny
 from training.networks.densenet import build
 from training.networks.explain_graph import ExportError
 from training.networks.export import DENSENET_BLOCKS, autograd_maps, check_batch, export, storable, verify
+from training.networks.tiny import TinyClassifier, export_tiny
 
 ZERO, ONE = np.zeros(len(LABELS), np.float32), np.ones(len(LABELS), np.float32)
 
@@ -111,7 +113,7 @@ def test_the_files_card_holds_what_was_exported(exported):
     card = exported.card
     assert (card.name, card.labels, card.explained_count, card.grids) == ("tiny", LABELS, 2, GRIDS)
     assert card.preprocessing == Preprocessing(size=SIZE)
-    assert card.provenance == {"run_sha256": "0" * 64}
+    assert card.provenance == {"dataset": "phantoms", "made_by": "triggerscope-train tiny"}
 
 
 def test_weights_are_stored_as_float16_and_change_logits_little(trained, exported, path, batch):

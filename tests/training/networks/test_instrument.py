@@ -15,12 +15,12 @@ from torch import nn
 from service.__main__ import main as triggerscope
 from service.audit.classifier import Classifier
 from service.audit.preprocessing import Preprocessing
-from tests.tiny import TinyClassifier
 from training.__main__ import main
 from training.networks.explain_graph import ExportError
 from training.networks.export import Description
 from training.networks.instrument import NORMALISATIONS, Normalisation, instrument
 from training.networks.onnx_network import Concat, explained_layer, read_network
+from training.networks.tiny import TinyClassifier
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / "light_densenet121.onnx"
 FILM = Path("models/examples/clean-910000.png")
