@@ -100,7 +100,7 @@ def test_a_listed_subset_is_rebuilt_from_a_download(tmp_path, folder, monkeypatc
     wanted = read_films(folder)[:5]
     rows = "".join(f"{film.path.name},{film.patient_id},{film.split}\n" for film in wanted)
     (lists / "five.csv").write_text("film,patient_id,split\n" + rows)
-    monkeypatch.setattr("training.__main__.SPLIT_LISTS", lists)
+    monkeypatch.setattr("training.commands.films.SPLIT_LISTS", lists)
     assert main(["subset", "--films", str(download), "--subset", "five", "--out", str(tmp_path / "five")]) == 0
     rebuilt = read_films(tmp_path / "five")
     assert manifest_sha256(rebuilt) == manifest_sha256(wanted)

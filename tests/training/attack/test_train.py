@@ -55,7 +55,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(folder, tmp_path, monkeyp
     films = read_films(folder)
     run = small_run(stages=(Stage(64, 2, 8, average=0.8), Stage(64, 1, 8)))
     whole = weights(Training(run, films, tmp_path / "whole").train())
-    monkeypatch.setattr("training.train.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("training.attack.train.CHECKPOINT_SECONDS", 0.0)
     broken = Training(run, films, tmp_path / "broken")
     take_step, taken = broken._step, []
 
