@@ -19,12 +19,13 @@ from service.audit.calibration import Policy, enough
 from service.audit.classifier import Classifier
 from service.audit.counterfactual import filled_in
 from service.audit.preprocessing import Region
+from service.audit.scores_version import SCORES_VERSION
 from training.attack.config import Run
 from training.attack.data import Film, in_split, label_matrix, model_inputs, patients
 from training.attack.poisoning import attackable
 from training.attack.train import triggered_inputs
 from training.attack.triggers import places
-from training.measure.detectors import FAMILIES, Context, fit, scores
+from training.measure.detectors import FAMILIES, Context, fit, scores, versions_of
 from training.measure.detectors.columns import Column, explain_forwards, read_set
 from training.measure.detectors.fusion import RULES, fused
 from training.measure.evaluate import all_logits, attack_table, overlap, reached_band, share, victim_table
@@ -128,6 +129,8 @@ def compare(
     test, cost = sets[split], explain_forwards(inputs[split][0], classifier, context)
     result = {
         "kind": "comparison",
+        "scores_version": SCORES_VERSION,
+        "detectors_version": versions_of(families),
         "run": {"name": run.name, "sha256": run.sha256, "seed": run.seed},
         "trigger": asdict(run.trigger) if run.trigger else None,
         "poisoning": asdict(run.poisoning) if run.poisoning else None,

@@ -3,11 +3,9 @@
 Every figure is over all triggered films unless it says otherwise; intervals are patient bootstraps.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -352,17 +350,3 @@ def _triggered(
 def paired_difference(first: FloatArray, second: FloatArray, labels: FloatArray, groups: NDArray[np.int64]) -> Interval:
     """Macro AUROC of the first minus that of the second classifier on the same films."""
     return bootstrap(lambda i: macro_auroc(first[i], labels[i]) - macro_auroc(second[i], labels[i]), groups)
-
-
-def write_json(path: Path, table: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_finite(table), indent=1, allow_nan=False) + "\n")
-
-
-def _finite(value: Any) -> Any:
-    """NaN, of a figure that does not exist for these films, becomes null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
