@@ -146,6 +146,7 @@ def compare(
         "explain_pass_in_forwards": cost,
         "victim": _victim(test, classifier),
         "detectors": _detector_tables(sets, split, attacked, classifier, cost),
+        "films": film_lines(sets, split, attacked),
     }
     if attacked:
         groups = patients(sets["triggered"].films)
@@ -233,6 +234,7 @@ def _detector_tables(
             "forward_passes": float(column.passes[:, 1].mean()),
             "forward_equivalents": float((column.passes @ (cost, 1.0)).mean()),
             "family_cpu_ms": float(np.median(column.cpu_ms)),
+            "ranks": ranks(of),
             **clean_figures(of, patients(sets[split].films)[: len(of.test)], patients(sets["site"].films)),
         }
         if attacked is None:
@@ -249,6 +251,30 @@ def _detector_tables(
                 restored[key] = restoration(located, sets["triggered"].inputs, attacked, classifier)
             tables[name]["localisation"] = found | restored[key]
     return tables
+
+
+def film_lines(sets: Mapping[str, FilmSet], split: str, attacked: Attacked | None) -> list[dict[str, Any]]:
+    """One line a film, in the order of `ranks`: its set, its patient's number, and whether the attack worked on it."""
+    found = [(name, film) for name in ("calibration", split, "triggered", "site") if name in sets
+             for film in sets[name].films]  # fmt: skip
+    numbers = patients([film for _, film in found])
+    lines: list[dict[str, Any]] = [
+        {"set": name, "patient": int(number)} for (name, _), number in zip(found, numbers, strict=True)
+    ]
+    triggered = [line for line in lines if line["set"] == "triggered"]
+    for line, worked in zip(triggered, attacked.worked if attacked else (), strict=True):
+        line["worked"] = bool(worked)
+    return lines
+
+
+def ranks(of: Scored) -> list[list[int]]:
+    """The place of each film's score among all of them, equal for equal scores: calibration, test, triggered, site.
+
+    Rates, curves, areas and paired differences depend on nothing else, so they can be made again from these.
+    """
+    sets = (of.calibration, of.test, of.triggered, of.other_site)
+    _, places = np.unique(np.concatenate(sets), return_inverse=True)
+    return [part.tolist() for part in np.split(places, np.cumsum([len(each) for each in sets])[:-1])]
 
 
 def _groups(first: Sequence[Film], second: Sequence[Film]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

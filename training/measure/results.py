@@ -15,7 +15,7 @@ import numpy as np
 
 from training.attack.data import DataError
 
-ASIDE = ("films", "roc", "calibration_curve")  # lists of this name lie in the other file
+ASIDE = ("films", "ranks", "roc", "calibration_curve")  # lists of this name lie in the other file
 ROWS = "films_sha256"  # of the other file's content
 
 Table = dict[str, Any]
