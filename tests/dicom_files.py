@@ -1,5 +1,6 @@
 """DICOM files for tests: given pixels in a given transfer syntax, with planted identifiers that nothing may repeat."""
 
+import base64
 import io
 import tempfile
 from collections.abc import Callable
@@ -33,6 +34,12 @@ from pydicom.uid import (
 )
 
 PLANTED_NAME, PLANTED_ID = "PLANTED^NAME", "PLANTED-ID"
+HTJ2K_FRAME = base64.b64decode(  # 16 x 20, (row * 150 + column * 97) % 4096, 16 bits; made by OpenJPH 0.26.3
+    "/0//UQApQAAAAAAUAAAAEAAAAAAAAAAAAAAAFAAAABAAAAAAAAAAAAABDwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB/1wAEyCIkJCQkJCQ"
+    "kJCQkJCQiIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAJYAAf+TwAAmhfQFB3QAwAATAHL8Awd0AMAAEsAAE4D3AAd0ALRK"
+    "qwDCNADAABNAABVAtf4AAnQAWMUKqwAYwHdWAMAAFTAABXCyZWVl1+GLdQCiihIlStTgEEZCAey4AMAAK+AAFrhAIBAIBAKB7+p6enECeAAq"
+    "VVRUVFRUVFRU/v6GPYxge/Yxgey8AP/Z"
+)
 GDCM_SYNTAXES = {
     JPEGLossless: gdcm.TransferSyntax.JPEGLosslessProcess14,
     JPEGLosslessSV1: gdcm.TransferSyntax.JPEGLosslessProcess14_1,

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from service.arrays import FloatArray
+from service.audit import ranking
+from service.audit.ranking import p_value, rank_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +96,17 @@ def bootstrap_mean(
 
 def conformal_p_values(calibration: NDArray[np.floating], scores: NDArray[np.floating]) -> NDArray[np.float64]:
     """(N,) split-conformal p-values: (1 + #{calibration >= score}) / (n + 1)."""
-    at_least = len(calibration) - np.searchsorted(np.sort(calibration), scores, side="left")
-    return np.asarray((1 + at_least) / (len(calibration) + 1))
+    return p_value(np.sort(np.asarray(calibration, dtype=np.float64)), scores)
 
 
 def threshold(calibration: NDArray[np.floating], rate: float) -> float:
     """The smallest score whose conformal p-value is at most `rate` lies above the returned calibration score.
 
-    The k-th largest with k = floor(rate * (n + 1)): scores above it alarm; infinite when n is too small for the rate.
+    Infinite when n is too small for the rate.
     """
-    rank = int(np.floor(rate * (len(calibration) + 1) + 1e-9))
-    return float(np.sort(calibration)[-rank]) if rank >= 1 else float("inf")
+    if not rank_at(rate, len(calibration)):
+        return float("inf")
+    return ranking.threshold(np.sort(calibration), rate)
 
 
 def tie_share(calibration: NDArray[np.floating], scores: NDArray[np.floating], rate: float) -> float:

@@ -1,12 +1,11 @@
 """`triggerscope-train attacks`: trains, exports, calibrates, evaluates and compares a folder of runs with their twins.
 
-Everything that is finished lies in the results folder under the hash of what made it, so that the command may be killed
-at any time and started again, and a changed run file is done anew.
+Everything that is finished lies in the results folder with what made it, among it the run file's hash and the versions
+of the score and of the detectors, so that the command may be killed at any time and started again, and a changed run
+file is done anew.
 """
 
-import functools
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from service import __version__, audit
+from service import __version__
+from service.arrays import FloatArray
 from service.audit.calibration import CalibrationFilm, Policy, calibrate, policy_bytes
 from service.audit.classifier import Classifier
+from service.audit.pipeline import SCORES_VERSION
 from service.audit.preprocessing import Preprocessing, model_input
 from service.films.radiograph import Limits, decode
 from training.attack.config import Run, RunError, read_run
@@ -27,13 +27,14 @@ from training.attack.data import Film, in_split, manifest_sha256, model_inputs
 from training.attack.train import StaleCheckpoint, Training, final_weights
 from training.attack.weights import SHIPPED_WEIGHTS, how_to_bring, ship
 from training.measure.compare import SHIPPED, Sampling, compare
-from training.measure.evaluate import CleanFilms, evaluate, write_json
+from training.measure.detectors import versions_of
+from training.measure.evaluate import CleanFilms, evaluate
+from training.measure.results import read_figures, write_json, write_result
 from training.networks.densenet import build
 from training.networks.export import export
 from training.show.attack_summary import COMPARISON, write_summary
 from training.show.gallery import gallery
 
-FloatArray = NDArray[np.float32]
 RUNS = Path(__file__).parents[1] / "runs"
 Say = Callable[[str], None]
 
@@ -58,13 +59,6 @@ class Workshop:
     @property
     def manifest(self) -> str:
         return manifest_sha256(self.films)
-
-
-@functools.cache
-def audit_code_sha256() -> str:
-    """Of service/audit, which decides policies and verdicts: what other code found is found anew."""
-    sources = sorted(Path(audit.__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def run_files(paths: Iterable[Path]) -> list[Path]:
@@ -95,9 +89,7 @@ def run_attacks(paths: Iterable[Path], workshop: Workshop) -> Path:
         pair = _pair(run, workshop)
         for path, measure in _results(run, workshop).items():
             if not _is_done(path, run, workshop):
-                partial = workshop.work / f"{path.stem}.partial"
-                write_json(partial, measure(run, pair, workshop) | _made_by(path, run, workshop))
-                partial.replace(path)
+                write_result(path, measure(run, pair, workshop) | _made_by(path, run, workshop))
         write_summary(runs, workshop.out)
     return write_summary(runs, workshop.out)
 
@@ -114,7 +106,7 @@ def _results(run: Run, workshop: Workshop) -> dict[Path, Callable[[Run, "Pair", 
 def _is_done(path: Path, run: Run, workshop: Workshop) -> bool:
     if not path.exists():
         return False
-    made = json.loads(path.read_text())
+    made = read_figures(path)
     return all(made.get(key) == value for key, value in _made_by(path, run, workshop).items())
 
 
@@ -123,11 +115,11 @@ def _made_by(path: Path, run: Run, workshop: Workshop) -> dict[str, Any]:
     decides: dict[str, Any] = {
         "run_sha256": run.sha256,
         "manifest_sha256": workshop.manifest,
-        "audit_code_sha256": audit_code_sha256(),
+        "scores_version": SCORES_VERSION,
         "split": workshop.split,
     }
     if path.name.endswith(COMPARISON):
-        decides |= {"families": sorted(workshop.families), "costly": workshop.costly}
+        decides |= {"detectors_version": versions_of(workshop.families), "costly": workshop.costly}
     return decides
 
 
@@ -243,7 +235,7 @@ def _export(run: Run, weights: str, weights_sha256: str, workshop: Workshop) -> 
 
 def _policy(classifier: Classifier, workshop: Workshop) -> Policy:
     """The classifier's policy from the tuning and calibration films, as `triggerscope calibrate` makes it."""
-    path = workshop.work / f"{classifier.card.sha256[:16]}-{audit_code_sha256()[:8]}.policy.json"
+    path = workshop.work / f"{classifier.card.sha256[:16]}-scores{SCORES_VERSION}.policy.json"
     if path.exists():
         return Policy.load(path)
     workshop.say(f"  calibrating {classifier.card.name}")

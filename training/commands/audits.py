@@ -34,8 +34,8 @@ def add(commands: "Commands[argparse.ArgumentParser]") -> None:
 def _audit_classifier(arguments: argparse.Namespace) -> int:
     from service.audit.classifier import Classifier
     from training.attack.data import model_inputs
-    from training.measure.evaluate import write_json
     from training.measure.inversion import audit_classifier, network_of
+    from training.measure.results import write_json
 
     data = arguments.classifier.read_bytes()
     card = Classifier.from_bytes(data).card
@@ -59,9 +59,9 @@ def _audit_classifier(arguments: argparse.Namespace) -> int:
 def _audit_data(arguments: argparse.Namespace) -> int:
     from service.audit.classifier import Classifier
     from training.attack.data import model_inputs
-    from training.measure.evaluate import write_json
     from training.measure.inversion import features_of, network_of
     from training.measure.poison_ranking import METHODS, poisoned_set, rank_films
+    from training.measure.results import write_json
 
     data = arguments.classifier.read_bytes()
     card = Classifier.from_bytes(data).card

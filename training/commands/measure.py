@@ -54,7 +54,9 @@ def add(commands: "Commands[argparse.ArgumentParser]") -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from service.audit.calibration import Policy
     from service.audit.classifier import Classifier
-    from training.measure.evaluate import evaluate, write_json
+    from service.audit.pipeline import SCORES_VERSION
+    from training.measure.evaluate import evaluate
+    from training.measure.results import write_result
 
     run, films = read_run(arguments.run), read_listed(arguments.films, arguments.subset)
     classifier, policy = Classifier.load(arguments.classifier), Policy.load(arguments.policy)
@@ -63,8 +65,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         run = replace(run, trigger=None, poisoning=None)
     title = arguments.title or f"{classifier.card.name}, {run.dataset} {arguments.split}"
     facts = {"title": title, "split": arguments.split, "date": datetime.now(UTC).date().isoformat()}
+    facts |= {"scores_version": SCORES_VERSION}
     twin = Classifier.load(arguments.twin) if arguments.twin else None
-    write_json(arguments.out, facts | evaluate(run, chosen, classifier, policy, arguments.threads, twin))
+    write_result(arguments.out, facts | evaluate(run, chosen, classifier, policy, arguments.threads, twin))
     print(arguments.out)
     return 0
 
@@ -73,7 +76,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from service.audit.calibration import Policy
     from service.audit.classifier import Classifier
     from training.measure.compare import Sampling, compare
-    from training.measure.evaluate import write_json
+    from training.measure.results import write_json, write_result
     from training.show.gallery import gallery
 
     run, films = read_run(arguments.run), read_listed(arguments.films, arguments.subset)
@@ -91,7 +94,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
     )
     title = arguments.title or f"{classifier.card.name}, {run.name}'s trigger, {run.dataset} {arguments.split}"
-    write_json(arguments.out, {"title": title, "date": datetime.now(UTC).date().isoformat(), **result})
+    write_result(arguments.out, {"title": title, "date": datetime.now(UTC).date().isoformat(), **result})
     print(arguments.out)
     if arguments.gallery:
         write_json(arguments.gallery, gallery(sets, arguments.split, attacked, classifier, policy))

@@ -15,23 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from service.arrays import FloatArray
 from service.audit.calibration import Policy
 from service.audit.classifier import Classifier
 from service.audit.counterfactual import filled_in
+from service.audit.pipeline import SCORES_VERSION
 from service.audit.preprocessing import Region
-from service.audit.ranking import rank_at
+from service.audit.ranking import rank_at, reached_band
 from training.attack.config import Run
 from training.attack.data import Film, in_split, label_matrix, model_inputs, patients
 from training.attack.poisoning import attackable
 from training.attack.train import triggered_inputs
-from training.attack.triggers import places
-from training.measure.detectors import FAMILIES, Context, fit, scores
+from training.attack.triggers import film_stream, places
+from training.measure.detectors import FAMILIES, Context, fit, scores, versions_of
 from training.measure.detectors.columns import Column, explain_forwards, read_set
 from training.measure.detectors.fusion import RULES, fused
-from training.measure.evaluate import all_logits, attack_table, overlap, reached_band, share, victim_table
+from training.measure.evaluate import all_logits, attack_table, overlap, share, victim_table
 from training.metrics import auroc, bootstrap, bootstrap_mean, conformal_p_values, roc, tie_share
 
-FloatArray = NDArray[np.float32]
 Scores = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
@@ -129,6 +130,8 @@ def compare(
     test, cost = sets[split], explain_forwards(inputs[split][0], classifier, context)
     result = {
         "kind": "comparison",
+        "scores_version": SCORES_VERSION,
+        "detectors_version": versions_of(families),
         "run": {"name": run.name, "sha256": run.sha256, "seed": run.seed},
         "trigger": asdict(run.trigger) if run.trigger else None,
         "poisoning": asdict(run.poisoning) if run.poisoning else None,
@@ -144,6 +147,7 @@ def compare(
         "explain_pass_in_forwards": cost,
         "victim": _victim(test, classifier),
         "detectors": _detector_tables(sets, split, attacked, classifier, cost),
+        "films": film_lines(sets, split, attacked),
     }
     if attacked:
         groups = patients(sets["triggered"].films)
@@ -190,7 +194,7 @@ def trigger_places(run: Run, index: int, clean: FloatArray, stamped: FloatArray)
     if trigger is None:
         return ()
     if trigger.resolution == "network":
-        return places(trigger, stamped.shape[1], stamped.shape[2], np.random.default_rng([run.seed, 7, index]))
+        return places(trigger, stamped.shape[1], stamped.shape[2], film_stream(run.seed, index))
     parts, _ = ndimage.label(np.abs(stamped - clean)[0] > VISIBLE, structure=np.ones((3, 3)))
     return tuple(
         Region(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
@@ -231,6 +235,7 @@ def _detector_tables(
             "forward_passes": float(column.passes[:, 1].mean()),
             "forward_equivalents": float((column.passes @ (cost, 1.0)).mean()),
             "family_cpu_ms": float(np.median(column.cpu_ms)),
+            "ranks": ranks(of),
             **clean_figures(of, patients(sets[split].films)[: len(of.test)], patients(sets["site"].films)),
         }
         if attacked is None:
@@ -247,6 +252,30 @@ def _detector_tables(
                 restored[key] = restoration(located, sets["triggered"].inputs, attacked, classifier)
             tables[name]["localisation"] = found | restored[key]
     return tables
+
+
+def film_lines(sets: Mapping[str, FilmSet], split: str, attacked: Attacked | None) -> list[dict[str, Any]]:
+    """One line a film, in the order of `ranks`: its set, its patient's number, and whether the attack worked on it."""
+    found = [(name, film) for name in ("calibration", split, "triggered", "site") if name in sets
+             for film in sets[name].films]  # fmt: skip
+    numbers = patients([film for _, film in found])
+    lines: list[dict[str, Any]] = [
+        {"set": name, "patient": int(number)} for (name, _), number in zip(found, numbers, strict=True)
+    ]
+    triggered = [line for line in lines if line["set"] == "triggered"]
+    for line, worked in zip(triggered, attacked.worked if attacked else (), strict=True):
+        line["worked"] = bool(worked)
+    return lines
+
+
+def ranks(of: Scored) -> list[list[int]]:
+    """The place of each film's score among all of them, equal for equal scores: calibration, test, triggered, site.
+
+    Rates, curves, areas and paired differences depend on nothing else, so they can be made again from these.
+    """
+    sets = (of.calibration, of.test, of.triggered, of.other_site)
+    _, places = np.unique(np.concatenate(sets), return_inverse=True)
+    return [part.tolist() for part in np.split(places, np.cumsum([len(each) for each in sets])[:-1])]
 
 
 def _groups(first: Sequence[Film], second: Sequence[Film]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

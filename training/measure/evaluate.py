@@ -3,28 +3,27 @@
 Every figure is over all triggered films unless it says otherwise; intervals are patient bootstraps.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import betabinom
 from tqdm import tqdm
 
+from service.arrays import FloatArray
 from service.audit.calibration import Policy
 from service.audit.classifier import Classifier
 from service.audit.evidence import MEANINGS
 from service.audit.pipeline import examine
 from service.audit.preprocessing import Region
+from service.audit.ranking import reached_band
 from training.attack.config import Run
 from training.attack.data import Film, label_matrix, model_inputs, patients
 from training.attack.poisoning import attackable
 from training.attack.train import triggered_inputs
-from training.attack.triggers import places
+from training.attack.triggers import film_stream, places
 from training.metrics import (
     Interval,
     attack_success_rate,
@@ -37,7 +36,6 @@ from training.metrics import (
     per_label_auroc,
 )
 
-FloatArray = NDArray[np.float32]
 THRESHOLDS = (0.5, 0.6, 0.9)
 
 
@@ -147,13 +145,6 @@ def _success_rate(
     probabilities: NDArray[np.floating], target: int, threshold: float, *, removed: bool
 ) -> Callable[[NDArray[np.int64]], float]:
     return lambda chosen: attack_success_rate(probabilities[chosen], target, threshold, removed=removed)
-
-
-def reached_band(calibration: int, films: int, rate: float) -> tuple[float, float]:
-    """Central 95 % of the false-positive rate reached on `films` films after calibration on `calibration` films."""
-    rank = int(np.floor(rate * (calibration + 1) + 1e-9))
-    low, high = betabinom.ppf((0.025, 0.975), films, rank, calibration + 1 - rank) / films
-    return float(low), float(high)
 
 
 def clean_table(rows: Sequence[Audited], films: Sequence[Film], policy: Policy) -> dict[str, Any]:
@@ -329,8 +320,7 @@ def _triggered(
     inputs = triggered_inputs(attacked, run, classifier.card.preprocessing)
     logits = all_logits(inputs, classifier)
     truth = [
-        places(run.trigger, inputs.shape[2], inputs.shape[3], np.random.default_rng([run.seed, 7, i]))
-        for i in range(len(attacked))
+        places(run.trigger, inputs.shape[2], inputs.shape[3], film_stream(run.seed, i)) for i in range(len(attacked))
     ]
     rows = audit_all(inputs, classifier, policy, "triggered films", threads)
     worked = (logits[:, target] < 0) if removed else (logits[:, target] > 0)
@@ -352,17 +342,3 @@ def _triggered(
 def paired_difference(first: FloatArray, second: FloatArray, labels: FloatArray, groups: NDArray[np.int64]) -> Interval:
     """Macro AUROC of the first minus that of the second classifier on the same films."""
     return bootstrap(lambda i: macro_auroc(first[i], labels[i]) - macro_auroc(second[i], labels[i]), groups)
-
-
-def write_json(path: Path, table: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_finite(table), indent=1, allow_nan=False) + "\n")
-
-
-def _finite(value: Any) -> Any:
-    """NaN, of a figure that does not exist for these films, becomes null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

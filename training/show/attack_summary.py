@@ -1,6 +1,5 @@
 """summary.md of an attack list: a row for each run, a row for each kind of attack, and where a baseline is ahead."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, median
@@ -8,6 +7,8 @@ from typing import Any
 
 from training.attack.config import Run
 from training.measure.compare import SHIPPED
+from training.measure.results import read_figures
+from training.show import made_by
 from training.show.tables import figure, heading, plain, row
 
 COMPARISON = ".comparison.json"
@@ -99,13 +100,16 @@ class Outcome:
     """What one run's files say."""
 
     def __init__(self, run: Run, out: Path) -> None:
-        result = json.loads((out / f"{run.name}.json").read_text())
+        result = read_figures(out / f"{run.name}.json")
         path = out / f"{run.name}{COMPARISON}"
+        compared = read_figures(path) if path.exists() else {}
         self.run = run
+        self.name = made_by.named(run.name, result)
+        self.name_compared = made_by.named(run.name, compared)
         self.attack: dict[str, Any] = result["attack"]
         self.triggered: dict[str, Any] = self.attack["triggered"]
         self.twin: dict[str, Any] = result["clean_twin"]["triggered"]
-        self.compared: dict[str, Any] = json.loads(path.read_text())["detectors"] if path.exists() else {}
+        self.compared: dict[str, Any] = compared.get("detectors", {})
 
     @property
     def side_px(self) -> float:
@@ -158,7 +162,7 @@ class Outcome:
     def cells(self) -> list[str]:
         victim, attack = self.attack["victim"], self.triggered["attack"]
         return [
-            self.run.name,
+            self.name,
             figure(victim["macro_auroc"]),
             figure(victim["macro_auroc_less_twin"]),
             f"{attack['infected_auroc']:.3f}",
@@ -180,13 +184,13 @@ class Outcome:
 
     def beside(self) -> list[str]:
         """The row's TPR at 1 % of each detector of BESIDE."""
-        return [self.run.name, *(_beside(self.compared.get(name)) for name in BESIDE)]
+        return [self.name_compared, *(_beside(self.compared.get(name)) for name in BESIDE)]
 
     def ahead(self) -> list[str]:
         """Rows of the detectors that are surely better here."""
         return [
             row([
-                self.run.name,
+                self.name_compared,
                 name,
                 figure(lead),
                 plain(table["forward_equivalents"]),

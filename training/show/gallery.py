@@ -5,10 +5,9 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from service.arrays import FloatArray
 from service.audit.calibration import Policy
 from service.audit.classifier import Classifier
 from service.audit.overlay import render
@@ -16,7 +15,6 @@ from service.audit.pipeline import examine
 from service.audit.preprocessing import Preprocessing
 from training.measure.compare import SHIPPED, Attacked, FilmSet
 
-FloatArray = NDArray[np.float32]
 SHOWN = 3  # of each kind
 QUALITY = 88  # of the JPEGs, to keep the page small
 

@@ -1,6 +1,5 @@
 """`triggerscope-train report`: comparisons as one HTML page that needs no network and no script."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from training.attack.data import DataError
+from training.measure.results import read_figures, read_result
 from training.show.charts import Axis, line_chart
+from training.show.made_by import named
 from training.show.tables import figure
 
 Table = dict[str, Any]
@@ -52,7 +53,7 @@ def report(results: Sequence[Path], galleries: Sequence[Path] = ()) -> str:
 
     Raises DataError for a file of something else.
     """
-    comparisons = [json.loads(path.read_text()) for path in results]
+    comparisons = [read_result(path) for path in results]
     for path, comparison in zip(results, comparisons, strict=True):
         if comparison.get("kind") != "comparison":
             raise DataError(f"{path.name} was not written by `triggerscope-train compare`")
@@ -72,7 +73,7 @@ def report(results: Sequence[Path], galleries: Sequence[Path] = ()) -> str:
 
 
 def _read(paths: Sequence[Path]) -> list[Table]:
-    return [json.loads(path.read_text()) for path in paths]
+    return [read_figures(path) for path in paths]
 
 
 def names_of(detectors: Mapping[str, Table]) -> dict[str, str]:
@@ -95,7 +96,7 @@ def _section(comparison: Table, pictures: Mapping[str, list[Table]]) -> Table:
     rest = {name: name.replace("_", " ") for name in detectors if name not in names}
     located = {name: detectors[name]["localisation"] for name in detectors if "localisation" in detectors[name]}
     return {
-        "title": comparison["title"],
+        "title": named(comparison["title"], comparison),
         "facts": _facts(comparison),
         "victim": comparison["victim"],
         "attack": comparison.get("attack"),
@@ -222,7 +223,7 @@ def _overview(comparison: Table) -> list[str]:
     best = max(rated, key=lambda name: rated[name]) if rated else None
     found = shipped.get("localisation")
     return [
-        comparison["title"],
+        named(comparison["title"], comparison),
         figure(comparison["victim"]["macro_auroc"]),
         figure(attack["asr_0.5"]) if attack else "-",
         figure(shipped.get("tpr_at_0.01")),

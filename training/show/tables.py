@@ -1,6 +1,5 @@
 """`triggerscope-train tables`: evaluation results as the Markdown tables of docs/evidence.md and the model cards."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from training.measure.results import read_figures, read_result
 from training.metrics import bootstrap
+from training.show import made_by
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
@@ -42,7 +43,7 @@ def row(cells: Sequence[str]) -> str:
 
 def named(result: dict[str, Any]) -> str:
     """Classifier and films, as they stand in the first column."""
-    return str(result["title"])
+    return made_by.named(str(result["title"]), result)
 
 
 def victim_rows(results: Sequence[dict[str, Any]]) -> list[str]:
@@ -158,7 +159,7 @@ def pooled_rows(results: Sequence[dict[str, Any]]) -> list[str]:
         pooled_share(clean, lambda film: film["verdict"] == "indeterminate"),
         pooled_share(alarms, lambda film: film["found"]),
     )
-    return [*lines, row((str(results[0]["run"]), str(len(results)), *cells))]
+    return [*lines, row((made_by.named(str(results[0]["run"]), *results), str(len(results)), *cells))]
 
 
 def pooled_share(films: Sequence[dict[str, Any]], holds: Callable[[dict[str, Any]], bool]) -> str:
@@ -170,7 +171,7 @@ def pooled_share(films: Sequence[dict[str, Any]], holds: Callable[[dict[str, Any
 
 def tables(paths: Sequence[Path], seeds: Sequence[Path] | None = None) -> str:
     """All tables of the given result files, in their order; seeds are the files of one run that are pooled."""
-    results, pooled = ([json.loads(path.read_text()) for path in group] for group in (paths, seeds or ()))
+    results, pooled = [read_figures(path) for path in paths], [read_result(path) for path in seeds or ()]
     parts = (victim_rows(results), clean_rows(results), triggered_rows(results), pooled_rows(pooled))
     return "\n\n".join("\n".join(part) for part in parts if len(part) > 2)
 

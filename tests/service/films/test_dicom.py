@@ -1,6 +1,5 @@
 """DICOM films: transfer syntaxes, real files, refusals, and what attributes may say."""
 
-import base64
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -49,7 +48,7 @@ from service.errors import (
 )
 from service.films.radiograph import Limits, decode
 from tests.conftest import unavailable
-from tests.dicom_files import PLANTED_ID, PLANTED_NAME, dicom_bytes
+from tests.dicom_files import HTJ2K_FRAME, PLANTED_ID, PLANTED_NAME, dicom_bytes
 
 LOSSLESS = [
     ImplicitVRLittleEndian,
@@ -64,12 +63,6 @@ LOSSLESS = [
 ROWS, COLUMNS = np.mgrid[0:45, 0:66]
 FILM = ((ROWS * 50 + COLUMNS * 37) % 4096).astype(np.uint16)
 SMOOTH = (ROWS * 2 + COLUMNS).astype(np.uint8)
-HTJ2K_FRAME = base64.b64decode(  # 16 x 20, (row * 150 + column * 97) % 4096, 16 bits; made by OpenJPH 0.26.3
-    "/0//UQApQAAAAAAUAAAAEAAAAAAAAAAAAAAAFAAAABAAAAAAAAAAAAABDwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB/1wAEyCIkJCQkJCQ"
-    "kJCQkJCQiIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAJYAAf+TwAAmhfQFB3QAwAATAHL8Awd0AMAAEsAAE4D3AAd0ALRK"
-    "qwDCNADAABNAABVAtf4AAnQAWMUKqwAYwHdWAMAAFTAABXCyZWVl1+GLdQCiihIlStTgEEZCAey4AMAAK+AAFrhAIBAIBAKB7+p6enECeAAq"
-    "VVRUVFRUVFRU/v6GPYxge/Yxgey8AP/Z"
-)
 
 
 @pytest.mark.parametrize("syntax", LOSSLESS, ids=lambda syntax: syntax.name)

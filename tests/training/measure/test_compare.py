@@ -16,8 +16,9 @@ from training.__main__ import main
 from training.attack.config import read_run
 from training.attack.data import Film, write_manifest
 from training.commands.attacks import FAMILIES as COMMAND_FAMILIES
-from training.measure.compare import Sampling, trigger_places
+from training.measure.compare import Sampling, Scored, clean_figures, trigger_places, triggered_figures
 from training.measure.detectors import FAMILIES
+from training.measure.results import read_result
 from training.show.report import BASELINES, HEADLINE
 
 COUNTS = {"tuning": 60, "calibration": 100, "test": 24}
@@ -74,7 +75,7 @@ def command(folder: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def result(folder) -> dict:
     assert main(command(folder, "--title", "hand made")) == 0
-    return json.loads((folder / "comparison.json").read_text())
+    return read_result(folder / "comparison.json")
 
 
 def test_known_detectors_catch_the_known_trigger_and_nulls_do_not(result):
@@ -118,12 +119,32 @@ def test_readings_are_kept_and_read_again(result, folder):
     assert kept
     files = ["--out", str(folder / "again.json"), "--gallery", str(folder / "again.gallery.json")]
     assert main(command(folder, *files, "--families", "shipped", "strip", "search")) == 0
-    again = json.loads((folder / "again.json").read_text())
+    again = read_result(folder / "again.json")
     assert {path: path.stat().st_mtime_ns for path in (folder / "cache").rglob("*.npz")} == kept
     assert set(again["detectors"]) > {"shipped", "strip", "strip_label", "coarse_to_fine"}
     for name, table in again["detectors"].items():
         timed = {"forward_equivalents": 0}  # the price of a pass with maps is measured anew
         assert table | timed == result["detectors"][name] | timed, name
+
+
+def test_every_rate_and_paired_difference_can_be_made_again_from_the_rows(result):
+    """The same functions on the places that the rows give."""
+    films = result["films"]
+    groups = {name: np.array([f["patient"] for f in films if f["set"] == name]) for name in ("test", "triggered")}
+    worked = np.array([film["worked"] for film in films if film["set"] == "triggered"])
+    assert {name: len(found) for name, found in groups.items()} == {
+        name: result["sets"][name]["films"] for name in groups
+    }
+    scored = {
+        name: Scored(*(np.array(part, dtype=np.float64) for part in table["ranks"]))
+        for name, table in result["detectors"].items()
+    }
+    for name, of in scored.items():
+        table, test, shown = result["detectors"][name], groups["test"], groups["triggered"]
+        both = test[: len(of.test)], shown[: len(of.triggered)]
+        made = clean_figures(of, both[0], np.zeros(0, np.int64))
+        made |= triggered_figures(of, scored["shipped"], worked[: len(of.triggered)], both)
+        assert json.loads(json.dumps(made)) == {key: table[key] for key in made}, name
 
 
 def test_the_page_stands_alone(result, folder):

@@ -7,10 +7,11 @@ import pytest
 from service.audit.calibration import Policy
 from service.audit.classifier import Classifier
 from service.audit.preprocessing import Region
+from service.audit.ranking import reached_band
 from training.__main__ import main
 from training.attack.config import read_run
 from training.attack.data import in_split, read_films
-from training.measure.evaluate import contains, evaluate, overlap, reached_band, subgroups
+from training.measure.evaluate import contains, evaluate, overlap, subgroups
 from training.phantoms import write_folder
 from training.show.tables import put_into, tables
 

@@ -1,5 +1,6 @@
 """Detectors side by side: the service's score, its parts, published baselines and nulls, behind one interface."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from training.measure.detectors.audit_tests import each_test, shipped
@@ -9,16 +10,22 @@ from training.measure.detectors.perturbed import purify, scale_up, sentinet, str
 from training.measure.detectors.reading import Context, Read, Reading, Seen, fit, scores
 from training.measure.detectors.search import coarse_to_fine, occlusion_scan
 
-__all__ = ["FAMILIES", "Context", "Family", "Reading", "Seen", "fit", "scores"]
+__all__ = ["FAMILIES", "Context", "Family", "Reading", "Seen", "fit", "scores", "versions_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Detectors read from the same passes. costly: read on a stated subsample of each set of films."""
+    """Detectors read from the same passes. costly: read on a stated subsample of each set of films.
+
+    version: raised by whoever changes a reading by more than the tolerance of the recorded table,
+    tests/training/measure/readings.json, which is recorded anew in the same commit: `python -m
+    tests.training.measure.record_readings`. Of the family alone: what the score changes, SCORES_VERSION tells.
+    """
 
     read: Read
     words: str
     costly: bool = False
+    version: int = 1
 
 
 FAMILIES = {
@@ -35,3 +42,8 @@ FAMILIES = {
     "occlusion": Family(occlusion_scan, "a window filled in everywhere", costly=True),
     "search": Family(coarse_to_fine, "the smallest window that undoes the label", costly=True),
 }
+
+
+def versions_of(families: Iterable[str]) -> dict[str, int]:
+    """Family -> its version, in order of name; what a comparison says that it was made by."""
+    return {family: FAMILIES[family].version for family in sorted(families)}

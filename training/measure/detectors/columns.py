@@ -1,8 +1,10 @@
-"""Reading whole sets of films, kept on disk in small pieces so that a killed run loses a minute at most."""
+"""Reading whole sets of films, kept on disk in small pieces so that a killed run loses a minute at most.
+
+A piece is found again by the classifier, the context, the films, and the versions of the score and of the family.
+"""
 
 import functools
 import hashlib
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +16,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from service.arrays import FloatArray
-from service.audit import concentration, counterfactual, evidence
 from service.audit.classifier import Classifier
+from service.audit.pipeline import SCORES_VERSION
 from service.audit.preprocessing import Region
-from training.measure.detectors import FAMILIES, reading
+from training.measure.detectors import FAMILIES
 from training.measure.detectors.reading import Context, Reading, Seen
 
 CHUNK = 16  # films a file
-SHARED = tuple(module.__name__ for module in (reading, concentration, counterfactual, evidence))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class _Looks:
 def _chunk(family: str, looks: _Looks, count: int, folder: Path, pool: ThreadPoolExecutor) -> dict[str, Column]:
     path = (
         folder
-        / f"{family}-{sources_sha256(family)[:16]}"
+        / f"{family}-scores{SCORES_VERSION}-version{FAMILIES[family].version}"
         / f"{hashlib.sha256(looks.films[:count].tobytes()).hexdigest()[:24]}.npz"
     )
     if path.exists():
@@ -137,15 +138,6 @@ def _load(path: Path) -> dict[str, Column]:
     with np.load(path) as arrays:
         names = dict.fromkeys(key.split("/")[0] for key in arrays.files)
         return {name: Column(*(arrays[f"{name}/{item.name}"] for item in fields(Column))) for name in names}
-
-
-@functools.cache
-def sources_sha256(family: str) -> str:
-    """Of the family's module and of those that it and the first look call: readings of other code are not used."""
-    own = sys.modules[FAMILIES[family].read.__module__]
-    called = {str(getattr(item, "__module__", "")) for item in vars(own).values()}
-    names = {own.__name__, *SHARED, *(name for name in called if name.startswith("service.audit."))}
-    return hashlib.sha256(b"".join(Path(str(sys.modules[n].__file__)).read_bytes() for n in sorted(names))).hexdigest()
 
 
 def explain_forwards(film: FloatArray, classifier: Classifier, context: Context, rounds: int = 9) -> float:
