@@ -1,14 +1,28 @@
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import structlog
 
 from service.app import open_database
 from service.people import keys
 from service.people.roles import SCOPES
 from service.settings import Settings
 from tests.service.serving import serving
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Commands that run for long set up the process's logs, which outlive the captured streams of their test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    if root.handlers != handlers:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

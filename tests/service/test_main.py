@@ -1,12 +1,9 @@
 import hashlib
 import json
-import logging
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from service.__main__ import main
 from service.commands.offline import SOME_FAILED
@@ -16,17 +13,6 @@ KEYS = [
     "source", "sha256", "classifier", "policy", "verdict", "score", "p_value", "probabilities", "explained_label",
     "hypothesis", "evidence", "region", "reasons", "timings_ms",
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """`serve` sets up the process's logs, which outlive this test's captured streams."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
 
 
 @pytest.fixture
