@@ -175,6 +175,20 @@ def new_film(models_dir: Path, tmp_path: Path, comment: str) -> Path:
     return path
 
 
+def test_a_decision_follows_a_download_from_the_queue(bob: Page, models_dir: Path, tmp_path: Path) -> None:
+    """What is taken out leaves the page as it is, and its forms at work."""
+    upload(bob, [new_film(models_dir, tmp_path, "taken out and referred")])
+    bob.goto("/")
+    bob.keyboard.press("j")
+    bob.keyboard.press("x")
+    with bob.expect_download():
+        bob.click("button[formaction*='bundle.zip']")
+    waiting = bob.locator(".queue tbody tr").count()
+    bob.wait_for_timeout(SHOWN_MS)
+    bob.keyboard.press("3")
+    expect(bob.locator(".queue tbody tr")).to_have_count(waiting - 1)
+
+
 def hold(page: Page, digit: str, seconds: float, *, is_marked: bool) -> None:
     """Press a key as a keyboard does that repeats it every 40 ms."""
     session = page.context.new_cdp_session(page)

@@ -14,9 +14,10 @@ function isDeliberate(event) {
 }
 
 document.addEventListener("keyup", (event) => held.delete(event.code));
-// One form leaves a page: a second press or click before the next page is there decides nothing.
+// One decision leaves a page: a second press or click before the next page is there decides nothing.
 document.addEventListener("submit", (event) => {
+  if (event.defaultPrevented || event.submitter?.name !== "decision") return;
   if (isSent) event.preventDefault();
-  else if (!event.defaultPrevented && event.target.method === "post") isSent = true;
+  isSent = true;
 });
 window.addEventListener("pageshow", () => { isSent = false; shownAt = performance.now(); });
