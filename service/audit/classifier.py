@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 
 from service.arrays import FloatArray
-from service.audit.forward_graph import forward_only
+from service.audit.forward_graph import forward_only, require_self_contained
 from service.audit.preprocessing import Preprocessing
 from service.errors import ClassifierError
 
 METADATA_KEY = "triggerscope"  # one metadata_props entry of the ONNX model; its value is JSON
 FORMAT = 1  # of that JSON and of the graph's inputs and outputs
 PIXEL_CONVENTION = "float32 in [0, 1], 0 = air-black"
+MAP_TOLERANCE = 1e-3  # of a logit, between what maps add up to and the logit; honest files show 1e-5
 _BELOW_ALL = np.float32(-1e6)  # as its centre it makes a label the one furthest above
 MAP_KINDS = ("layercam", "counter_layercam", "gradcam")
 
@@ -117,12 +118,15 @@ class Classifier:
     @classmethod
     def from_bytes(cls, data: bytes, *, threads: int = 1, providers: Sequence[str] | None = None) -> "Classifier":
         """As `load`, from the file's bytes."""
+        require_self_contained(data)
         chosen = list(providers) if providers is not None else available_providers()
         forward = _session(forward_only(data), threads, chosen)
         card = _card(data, forward)
         explaining = _session(data, threads, chosen)
         _check_graph(card, explaining)
-        return cls(card, explaining, forward)
+        loaded = cls(card, explaining, forward)
+        _check_maps(loaded)
+        return loaded
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -248,6 +252,28 @@ def _map_shapes(card: ClassifierCard) -> dict[str, list[int]]:
 
 def _output_names(card: ClassifierCard) -> list[str]:
     return ["logits", "class_activation_maps", "explained_labels", *_map_shapes(card)]
+
+
+def _check_maps(classifier: Classifier) -> None:
+    """Whether the maps are those of the network that answers, as far as other pictures tell: the mean of each
+    class activation map differs from its logit by the same number, the bias, on all of them.
+
+    A file that brings another network's maps is refused. One that is made to pass is not, for the maps are its own.
+    """
+    size, count = classifier.card.preprocessing.size, len(classifier.card.labels)
+    ramp = np.linspace(0, 1, size, dtype=np.float32)
+    checks = np.indices((size, size)).sum(axis=0) // max(1, size // 7) % 2
+    pictures = (np.broadcast_to(ramp, (size, size)), ramp[:, None] * ramp, checks.astype(np.float32))
+    films = np.stack(pictures)[:, None]
+    explained = classifier.explain(films, np.zeros(count, dtype=np.float32), np.ones(count, dtype=np.float32))
+    logits = np.stack([prediction.logits for prediction, _ in explained])
+    means = np.stack([saliency.class_activation_maps.mean(axis=(1, 2)) for _, saliency in explained])
+    tolerance = MAP_TOLERANCE * (1 + np.abs(logits).max())
+    biases = logits - means
+    if not np.abs(biases - biases[0]).max() <= tolerance:  # not: NaN is refused too
+        raise ClassifierError("The class activation maps are not those of the network that gives the logits.")
+    if not np.abs(classifier.logits(films) - logits).max() <= tolerance:
+        raise ClassifierError("The file gives other logits where it explains than where it does not.")
 
 
 def _check_graph(card: ClassifierCard, session: onnxruntime.InferenceSession) -> None:

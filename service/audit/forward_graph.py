@@ -1,7 +1,7 @@
-"""Cuts the explanation out of an auditable classifier's file, for runs that need logits only.
+"""What happens to a classifier's file before ONNX Runtime sees it: refused unless its hash is all of it, and cut.
 
 ONNX Runtime executes a session's whole graph whatever is fetched, so causal tests use a second session made from the
-same bytes without the explanation. Only the outermost fields of the protobuf are read, so no `onnx` package is needed.
+same bytes without the explanation. Few fields of the protobuf are read, so no `onnx` package is needed.
 """
 
 from collections.abc import Iterator
@@ -12,9 +12,14 @@ from service.errors import ClassifierError
 EXPLANATION_PREFIX = "explain/"  # of the names of all nodes and constants that logits do not need
 
 # Field numbers of onnx.proto.
-_MODEL_GRAPH = 7
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
+_MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 20, 25
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 11, 12, 15
 _NODE_NAME, _TENSOR_NAME, _VALUE_NAME = 3, 8, 1
+_NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
+_ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
+_ATTRIBUTE_SPARSE = (22, 23)
+_TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
+STANDARD_DOMAINS = ("", "ai.onnx")
 
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 
@@ -39,6 +44,51 @@ def forward_only(model: bytes) -> bytes:
         else:
             parts.append(field.encoded)
     return b"".join(parts)
+
+
+def require_self_contained(model: bytes) -> None:
+    """Raises ClassifierError for a file whose bytes are not all that it runs, or that need not come to an end.
+
+    Weights in other files would change what a registered hash does; a Loop can keep a worker for ever; functions and
+    operators of other domains are what no audit has looked at.
+    """
+    for field in _fields(memoryview(model)):
+        if field.number in (_MODEL_FUNCTIONS, _MODEL_TRAINING):
+            raise ClassifierError("The file holds functions of its own, or a training graph; a plain graph is needed.")
+        if field.number == _MODEL_GRAPH:
+            _require_plain(field.payload)
+
+
+def _require_plain(graph: memoryview) -> None:
+    for field in _fields(graph):
+        if field.number == _GRAPH_NODE:
+            _require_plain_node(field.payload)
+        elif field.number == _GRAPH_INITIALIZER:
+            _require_inside(field.payload)
+        elif field.number == _GRAPH_SPARSE:
+            raise ClassifierError("The file holds sparse weights, which are not read.")
+
+
+def _require_plain_node(node: memoryview) -> None:
+    operator, domain = _text(node, _NODE_OPERATOR), _text(node, _NODE_DOMAIN)
+    if domain not in STANDARD_DOMAINS:
+        raise ClassifierError("The file uses operators that are not of the ONNX standard.")
+    for attribute in (field.payload for field in _fields(node) if field.number == _NODE_ATTRIBUTE):
+        for field in _fields(attribute):
+            if field.number in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
+                known = operator if operator in ("If", "Loop", "Scan", "SequenceMap") else "an operator"
+                raise ClassifierError(f"The file holds control flow ({known} with a graph of its own).")
+            if field.number in _ATTRIBUTE_SPARSE:
+                raise ClassifierError("The file holds sparse weights, which are not read.")
+            if field.number in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
+                _require_inside(field.payload)
+
+
+def _require_inside(tensor: memoryview) -> None:
+    for field in _fields(tensor):
+        is_elsewhere = field.number == _TENSOR_LOCATION and field.encoded[-1] != 0
+        if field.number == _TENSOR_EXTERNAL or is_elsewhere:
+            raise ClassifierError("The file keeps weights in other files, which its hash does not hold.")
 
 
 def _forward_fields(graph: memoryview) -> Iterator[memoryview]:

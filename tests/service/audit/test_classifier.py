@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.compose
 import pytest
 
 from service.audit.classifier import METADATA_KEY, Classifier, Prediction, available_providers
+from service.audit.forward_graph import forward_only
 from service.errors import ClassifierError
+from tests.conftest import REPOSITORY
 from tests.tiny import CLASSIFIER, GRIDS, LABELS, SIZE
 
 ZERO, ONE = np.zeros(len(LABELS), np.float32), np.ones(len(LABELS), np.float32)
@@ -156,3 +159,31 @@ def test_a_file_that_is_cut_short_is_refused(path, kept):
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ClassifierError, match="cannot be read"):
         Classifier.load(tmp_path / "absent.onnx")
+
+
+def with_anothers_logits(honest: Path, other: Path) -> bytes:
+    """The honest file with all its maps, whose logits are the other network's."""
+    model = onnx.load(honest)
+    hidden = onnx.load_from_string(forward_only(other.read_bytes()))
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["honest_logits" if name == "logits" else name for name in names]
+    hidden = onnx.compose.add_prefix(hidden, "hidden_", rename_inputs=False, rename_outputs=False)
+    for node in hidden.graph.node:
+        node.input[:] = ["radiograph" if name.endswith("radiograph") else name for name in node.input]
+    model.graph.node.extend(hidden.graph.node)
+    model.graph.initializer.extend(hidden.graph.initializer)
+    return model.SerializeToString()
+
+
+def test_a_file_with_another_networks_maps_is_refused():
+    """It would hide a backdoor: the clean twin's maps beside the backdoored network's logits."""
+    models = REPOSITORY / "models"
+    rogue = with_anothers_logits(models / "phantom-clean.onnx", models / "phantom-badnet3.onnx")
+    with pytest.raises(ClassifierError, match="not those of the network that gives the logits"):
+        Classifier.from_bytes(rogue, providers=CPU)
+
+
+@pytest.mark.parametrize("name", ["phantom-clean", "phantom-badnet3", "nih-clean", "nih-badnet3"])
+def test_the_shipped_files_keep_to_what_they_promise(name):
+    assert Classifier.load(REPOSITORY / "models" / f"{name}.onnx", providers=CPU).card.name == name

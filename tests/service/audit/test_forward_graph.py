@@ -2,7 +2,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
-from service.audit.forward_graph import EXPLANATION_PREFIX, forward_only
+from service.audit.forward_graph import EXPLANATION_PREFIX, forward_only, require_self_contained
 from service.errors import ClassifierError
 
 
@@ -57,3 +57,38 @@ def test_a_message_cut_anywhere_is_refused_or_lacks_whole_fields(model):
 def test_an_endless_number_is_refused():
     with pytest.raises(ClassifierError):
         forward_only(b"\xff" * 20)
+
+
+def test_weights_in_other_files_are_refused(model):
+    tensor = model.graph.initializer[0]
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights.bin")
+    with pytest.raises(ClassifierError, match="weights in other files"):
+        require_self_contained(model.SerializeToString())
+
+
+def test_weights_in_other_files_are_refused_in_a_constant_too(model):
+    value = helper.make_tensor("value", TensorProto.FLOAT, [1], [1.0])
+    value.data_location = TensorProto.EXTERNAL
+    model.graph.node.append(helper.make_node("Constant", [], ["more"], value=value))
+    with pytest.raises(ClassifierError, match="weights in other files"):
+        require_self_contained(model.SerializeToString())
+
+
+def test_a_loop_is_refused_by_its_name(model):
+    body = helper.make_graph([], "body", [], [])
+    model.graph.node.append(helper.make_node("Loop", ["count"], ["out"], body=body))
+    with pytest.raises(ClassifierError, match=r"control flow \(Loop"):
+        require_self_contained(model.SerializeToString())
+
+
+def test_operators_of_another_domain_and_functions_are_refused(model):
+    plain = model.SerializeToString()
+    require_self_contained(plain)
+    model.graph.node.append(helper.make_node("Anything", ["logits"], ["out"], domain="somebody"))
+    with pytest.raises(ClassifierError, match="not of the ONNX standard"):
+        require_self_contained(model.SerializeToString())
+    model.ParseFromString(plain)
+    model.functions.add(name="f", domain="local")
+    with pytest.raises(ClassifierError, match="functions of its own"):
+        require_self_contained(model.SerializeToString())
