@@ -14,9 +14,10 @@ import structlog
 from fastapi import FastAPI
 
 from service import __version__
-from service.audit.classifier import Classifier
 from service.desk.explainer import Explainer
 from service.films.radiograph import Decoder, Limits, Radiograph
+from service.graphs.examiner import Examiner
+from service.graphs.protocol import ExaminationLimits
 from service.ledger.signing import Signer
 from service.loops import Loop
 from service.pacs.acceptance import Acceptance
@@ -43,6 +44,7 @@ from service.records import queries
 from service.records.session import Database
 from service.records.storage import Storage
 from service.registry.blocks import standing_alarms
+from service.registry.examinations import Examinations
 from service.registry.registry import Registry
 from service.settings import Settings
 from service.web import errors, stow
@@ -238,7 +240,18 @@ def watch_sources(sources: Sources, acceptance: Acceptance, stop: threading.Even
 
 
 def open_registry(settings: Settings, database: Database) -> Registry:
-    return Registry(database, settings.models_dir, settings.data_dir / "classifiers", Classifier.from_bytes)
+    examinations = Examinations(
+        settings.data_dir / "classifiers", Examiner(examination_limits(settings)), Signer.open(settings.data_dir).sign
+    )
+    return Registry(database, settings.models_dir, examinations)
+
+
+def examination_limits(settings: Settings) -> ExaminationLimits:
+    return ExaminationLimits(
+        max_bytes=settings.max_classifier_bytes,
+        memory_bytes=settings.examination_memory_bytes,
+        seconds=settings.examination_seconds,
+    )
 
 
 def limits(settings: Settings) -> Limits:

@@ -8,11 +8,12 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.addresses import is_loopback, is_safe
+from service.graphs.protocol import DEFAULT_LIMITS
 from service.offline.environment import Environment
 from service.pacs.identity import VIEWER_FIELDS
 from service.people.roles import parse_roles
 
-LIMITS = Environment.limits
+LIMITS, EXAMINATION = Environment.limits, DEFAULT_LIMITS
 
 
 class Settings(BaseSettings):
@@ -39,6 +40,9 @@ class Settings(BaseSettings):
     decode_memory_bytes: int = Field(default=LIMITS.decode_memory_bytes, ge=64 * 1024**2)
     decode_seconds: float = Field(default=LIMITS.decode_seconds, gt=0)
     decoders: int = Field(default=2, ge=1)
+    max_classifier_bytes: int = Field(default=EXAMINATION.max_bytes, ge=1)
+    examination_memory_bytes: int = Field(default=EXAMINATION.memory_bytes, ge=512 * 1024**2)
+    examination_seconds: float = Field(default=EXAMINATION.seconds, gt=0)
 
     wait_seconds: float = Field(default=30.0, ge=0, le=300)
     max_queue_depth: int = Field(default=1000, ge=1)

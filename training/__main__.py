@@ -5,9 +5,9 @@ import sys
 
 from training.attack.config import RunError
 from training.attack.data import DataError
-from training.commands import attacks, audits, films, measure, networks, phantoms, show, tiny, weights
+from training.commands import attacks, audits, films, measure, networks, phantoms, shipped, show, tiny, weights
 
-NOUNS = (networks, measure, attacks, audits, show, films, phantoms, tiny, weights)
+NOUNS = (networks, measure, attacks, audits, show, films, phantoms, tiny, shipped, weights)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -93,7 +93,7 @@ class Policy:
         """Raises PolicyError unless this policy was made with this very classifier and for today's score."""
         if self.outdated:
             raise PolicyError(f"policy {self.name} was made for an earlier version of the score: calibrate anew")
-        if self.classifier_sha256 != card.sha256 or self.preprocessing_sha256 != card.preprocessing.sha256:
+        if self.classifier_sha256 not in card.known_as or self.preprocessing_sha256 != card.preprocessing.sha256:
             raise PolicyError(f"policy {self.name} was made for another version of classifier {self.classifier_name}")
 
     @classmethod

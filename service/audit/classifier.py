@@ -1,11 +1,10 @@
-"""The auditable classifier: one self-describing ONNX file, and its Prediction and Saliency."""
+"""The auditable classifier: one ONNX file that the service derived, and its Prediction and Saliency."""
 
 import ctypes
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,9 +18,8 @@ from service.audit.preprocessing import Preprocessing
 from service.errors import ClassifierError
 
 METADATA_KEY = "triggerscope"  # one metadata_props entry of the ONNX model; its value is JSON
-FORMAT = 1  # of that JSON and of the graph's inputs and outputs
+FORMAT = 2  # of that JSON and of the graph's inputs and outputs; 1 were files with maps of their own
 PIXEL_CONVENTION = "float32 in [0, 1], 0 = air-black"
-MAP_TOLERANCE = 1e-3  # of a logit, between what maps add up to and the logit; honest files show 1e-5
 _BELOW_ALL = np.float32(-1e6)  # as its centre it makes a label the one furthest above
 MAP_KINDS = ("layercam", "counter_layercam", "gradcam")
 
@@ -44,21 +42,34 @@ def sigmoid(logits: FloatArray | float) -> FloatArray:
 
 @dataclass(frozen=True, slots=True)
 class ClassifierCard:
-    """What an ONNX file says about itself, plus its hash.
+    """What a derived file says about itself, plus hashes.
 
+    identity: of the canonical forward graph with labels and preprocessing. sha256: what it is registered under, the
+    identity but for those that were registered before there was one. file_sha256: of the file that was handed in;
+    derived_sha256: of what is run. head: whether labels stand for themselves or exclude each
+    other; the logits of the latter are log-odds, so that their sigmoid is the probability either way.
     grids: side of each gradient map in cells, finest first, e.g. (28, 14).
     provenance: hashes of the run file and the data manifest, and the version of the code that made the file.
     """
 
     name: str
     sha256: str
+    identity: str
+    file_sha256: str
+    derived_sha256: str
     labels: tuple[str, ...]
     preprocessing: Preprocessing
+    head: str
     explained_count: int
     grids: tuple[int, ...]
     pixel_convention: str
     licence: str
     provenance: dict[str, str]
+
+    @property
+    def known_as(self) -> tuple[str, str, str]:
+        """The hashes that a policy may name this classifier by."""
+        return self.sha256, self.identity, self.file_sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,30 +114,22 @@ class Classifier:
         self._forward = forward
 
     @classmethod
-    def load(cls, path: Path, *, threads: int = 1, providers: Sequence[str] | None = None) -> "Classifier":
-        """Read a file; raises ClassifierError where it is no auditable classifier.
+    def from_derived(
+        cls, data: bytes, file_sha256: str, *, threads: int = 1, providers: Sequence[str] | None = None
+    ) -> "Classifier":
+        """Load what service.graphs derived of the file of that hash, and nothing else: its maps are believed.
 
         threads: of one run; concurrency comes from calling from several threads. providers: ONNX Runtime's execution
         providers in order of preference; by default CUDA where a device is really there, else the CPU.
+        Raises ClassifierError.
         """
-        try:
-            data = path.read_bytes()
-        except OSError:
-            raise ClassifierError("The classifier's file cannot be read.") from None
-        return cls.from_bytes(data, threads=threads, providers=providers)
-
-    @classmethod
-    def from_bytes(cls, data: bytes, *, threads: int = 1, providers: Sequence[str] | None = None) -> "Classifier":
-        """As `load`, from the file's bytes."""
         require_self_contained(data)
         chosen = list(providers) if providers is not None else available_providers()
         forward = _session(forward_only(data), threads, chosen)
-        card = _card(data, forward)
+        card = _card(data, file_sha256, forward)
         explaining = _session(data, threads, chosen)
         _check_graph(card, explaining)
-        loaded = cls(card, explaining, forward)
-        _check_maps(loaded)
-        return loaded
+        return cls(card, explaining, forward)
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -194,24 +197,28 @@ def _session(data: bytes, threads: int, providers: Sequence[str]) -> onnxruntime
         raise ClassifierError("ONNX Runtime cannot load the classifier's file.") from None
 
 
-def _card(data: bytes, session: onnxruntime.InferenceSession) -> ClassifierCard:
+def _card(data: bytes, file_sha256: str, session: onnxruntime.InferenceSession) -> ClassifierCard:
     """Read and check what the file says about itself."""
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     if text is None:
         raise ClassifierError("The ONNX file does not describe itself as an auditable classifier.")
     try:
-        return parse_card(json.loads(text), hashlib.sha256(data).hexdigest())
+        return parse_card(json.loads(text), file_sha256, hashlib.sha256(data).hexdigest())
     except (KeyError, TypeError, ValueError):
         raise ClassifierError("The classifier's description of itself is incomplete or invalid.") from None
 
 
-def parse_card(described: Mapping[str, Any], sha256: str) -> ClassifierCard:
-    """Read the metadata of a file whose hash is `sha256`; raises KeyError, TypeError or ValueError."""
+def parse_card(described: Mapping[str, Any], file_sha256: str, derived_sha256: str) -> ClassifierCard:
+    """Read the metadata of a derived file; raises KeyError, TypeError or ValueError."""
     if described["format"] != FORMAT or described["pixel_convention"] != PIXEL_CONVENTION:
         raise ValueError("another format or pixel convention")
     card = ClassifierCard(
         name=_word(described["name"]),
-        sha256=sha256,
+        sha256=_word(described["identity"]),
+        identity=_word(described["identity"]),
+        file_sha256=file_sha256,
+        derived_sha256=derived_sha256,
+        head=_word(described["head"]),
         labels=tuple(_word(label) for label in _typed(list, described["labels"])),
         preprocessing=Preprocessing(**described["preprocessing"]),
         explained_count=_typed(int, described["explained_count"]),
@@ -252,28 +259,6 @@ def _map_shapes(card: ClassifierCard) -> dict[str, list[int]]:
 
 def _output_names(card: ClassifierCard) -> list[str]:
     return ["logits", "class_activation_maps", "explained_labels", *_map_shapes(card)]
-
-
-def _check_maps(classifier: Classifier) -> None:
-    """Whether the maps are those of the network that answers, as far as other pictures tell: the mean of each
-    class activation map differs from its logit by the same number, the bias, on all of them.
-
-    A file that brings another network's maps is refused. One that is made to pass is not, for the maps are its own.
-    """
-    size, count = classifier.card.preprocessing.size, len(classifier.card.labels)
-    ramp = np.linspace(0, 1, size, dtype=np.float32)
-    checks = np.indices((size, size)).sum(axis=0) // max(1, size // 7) % 2
-    pictures = (np.broadcast_to(ramp, (size, size)), ramp[:, None] * ramp, checks.astype(np.float32))
-    films = np.stack(pictures)[:, None]
-    explained = classifier.explain(films, np.zeros(count, dtype=np.float32), np.ones(count, dtype=np.float32))
-    logits = np.stack([prediction.logits for prediction, _ in explained])
-    means = np.stack([saliency.class_activation_maps.mean(axis=(1, 2)) for _, saliency in explained])
-    tolerance = MAP_TOLERANCE * (1 + np.abs(logits).max())
-    biases = logits - means
-    if not np.abs(biases - biases[0]).max() <= tolerance:  # not: NaN is refused too
-        raise ClassifierError("The class activation maps are not those of the network that gives the logits.")
-    if not np.abs(classifier.logits(films) - logits).max() <= tolerance:
-        raise ClassifierError("The file gives other logits where it explains than where it does not.")
 
 
 def _check_graph(card: ClassifierCard, session: onnxruntime.InferenceSession) -> None:

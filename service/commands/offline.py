@@ -43,7 +43,7 @@ def _audit(arguments: Arguments) -> int:
 
 def _calibrate(arguments: Arguments) -> int:
     from service.audit.calibration import policy_bytes
-    from service.audit.classifier import Classifier
+    from service.graphs.examiner import load_classifier
     from service.offline.environment import Environment
     from service.offline.models import find_classifier
     from service.offline.policies import Calibration, calibrate_folder, calibration_summary
@@ -51,7 +51,7 @@ def _calibrate(arguments: Arguments) -> int:
 
     here = Environment.read(os.environ)
     models_dir = arguments.models_dir or here.models_dir
-    classifier = Classifier.load(find_classifier(models_dir, arguments.classifier))
+    classifier = load_classifier(find_classifier(models_dir, arguments.classifier))
     wanted = Calibration(arguments.folder, arguments.source, arguments.name, arguments.fpr, arguments.receivers)
     made = calibrate_folder(models_dir, classifier, wanted, here.limits, _show_progress)
     write_durably(arguments.out.absolute(), policy_bytes(made.policy))

@@ -1,19 +1,15 @@
 """The handle of one decoder process: start it, ask it, end it."""
 
 import json
-import os
-import socket
 import struct
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import DecodeFailed, RadiographError, TriggerscopeError
+from service.sandbox.child import Child, receive_into
 
 FORMATS = {"png": b"P", "dicom": b"D"}
 READY = b"R"
@@ -21,9 +17,6 @@ REQUEST = struct.Struct("<cQQQd")  # format, byte count, largest pixel count, me
 REPLY = struct.Struct("<I")  # length of the JSON table that follows
 LARGEST_TABLE_BYTES = 4096
 START_SECONDS = 60.0
-PACKAGE_ROOT = Path(__file__).resolve().parents[2]
-KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "LANG", "SYSTEMROOT")
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 CODES = {error.code: error for error in RadiographError.__subclasses__()}
 
 
@@ -44,58 +37,25 @@ class DecodedFilm:
     attributes: dict[str, str]
 
 
-def receive(connection: socket.socket, count: int, deadline: float | None = None) -> bytearray:
-    """Exactly `count` bytes.
-
-    Raises EOFError where the other end closed before, TimeoutError past the `deadline` of time.monotonic().
-    """
-    buffer = bytearray(count)
-    _receive_into(connection, memoryview(buffer), deadline)
-    return buffer
-
-
-def _receive_into(connection: socket.socket, view: memoryview, deadline: float | None) -> None:
-    position = 0
-    while position < len(view):
-        if deadline is not None:
-            connection.settimeout(max(1e-3, deadline - time.monotonic()))
-        read = connection.recv_into(view[position:])
-        if not read:
-            raise EOFError("the other end closed the connection")
-        position += read
-
-
 class DecoderProcess:
     """One child process; not for use by two threads at once."""
 
     def __init__(self) -> None:
-        self._connection, theirs = socket.socketpair()
+        self._child = Child("service.films.decoding")
         self.films = 0
         self._ready = False
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - our own module, by the running interpreter
-                [sys.executable, "-P", "-m", "service.films.decoding", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._child.pid
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        return self._child.alive
 
     def stop(self) -> None:
         """End the process, whatever it is doing. May be called twice, and from another thread."""
-        self._process.kill()
-        self._process.wait()
-        self._connection.close()
+        self._child.stop()
 
     def decode(self, kind: str, data: bytes, bounds: Bounds) -> DecodedFilm:
         """Raises RadiographError; DecodeFailed also where the process died or took too long, and is stopped then."""
@@ -116,7 +76,7 @@ class DecoderProcess:
         if self._ready:
             return
         try:
-            started = receive(self._connection, len(READY), time.monotonic() + START_SECONDS) == READY
+            started = self._child.receive(len(READY), time.monotonic() + START_SECONDS) == READY
         except (OSError, EOFError):
             started = False
         if not started:
@@ -125,16 +85,16 @@ class DecoderProcess:
         self._ready = True
 
     def _send(self, kind: str, data: bytes, bounds: Bounds) -> None:
-        self._connection.settimeout(bounds.seconds)
+        deadline = time.monotonic() + bounds.seconds
         head = REQUEST.pack(FORMATS[kind], len(data), bounds.max_pixels, bounds.memory_bytes, bounds.seconds)
-        self._connection.sendall(head)
-        self._connection.sendall(data)
+        self._child.send(head, deadline)
+        self._child.send(data, deadline)
 
     def _reply(self, bounds: Bounds, deadline: float) -> DecodedFilm:
-        (length,) = REPLY.unpack(receive(self._connection, REPLY.size, deadline))
+        (length,) = REPLY.unpack(self._child.receive(REPLY.size, deadline))
         if length > LARGEST_TABLE_BYTES:
             raise ValueError("the decoder's answer is malformed")
-        table = json.loads(receive(self._connection, length, deadline))
+        table = json.loads(self._child.receive(length, deadline))
         if "error" in table:
             if table["last"]:
                 self.stop()
@@ -146,19 +106,11 @@ class DecoderProcess:
         return DecodedFilm(self._pixels(shape, item_bytes, deadline), attributes)
 
     def _pixels(self, shape: tuple[int, int], item_bytes: int, deadline: float) -> NDArray[np.float32]:
-        levels = np.frombuffer(receive(self._connection, 4 << 8 * item_bytes, deadline), "<f4")
+        levels = np.frombuffer(self._child.receive(4 << 8 * item_bytes, deadline), "<f4")
         if len(levels) != 1 << 8 * item_bytes or not ((levels >= 0) & (levels <= 1)).all():
             raise ValueError("the decoder's levels are outside [0, 1]")
         raw = np.empty(shape[0] * shape[1] * item_bytes, np.uint8)
-        _receive_into(self._connection, raw.data, deadline)
+        receive_into(self._child.connection, raw.data, deadline)
         values = raw.view(np.uint8 if item_bytes == 1 else np.uint16).reshape(shape)
         pixels: NDArray[np.float32] = levels[values].astype(np.float32, copy=False)
         return pixels
-
-
-def _environment() -> dict[str, str]:
-    """Nothing secret: the service's own variables hold addresses and passwords."""
-    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    inherited = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([str(PACKAGE_ROOT), *([inherited] if inherited else [])])
-    return {**kept, **ONE_THREAD, "PYTHONPATH": path}

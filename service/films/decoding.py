@@ -5,23 +5,23 @@ and may die at any moment: the other end starts another one.
 """
 
 import json
-import resource
 import signal
 import socket
 import struct
 import sys
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile
 
 from service.errors import DecodeFailed, RadiographError, Truncated, UnsupportedRadiograph
-from service.films.decoder_process import FORMATS, READY, REPLY, REQUEST, receive
+from service.films.decoder_process import FORMATS, READY, REPLY, REQUEST
 from service.films.dicom import read_dicom
 from service.films.grayscale import StoredPixels
 from service.films.png import read_png
+from service.sandbox.child import receive
+from service.sandbox.restrictions import address_space_bytes, limit_memory, restrict
 
 READERS = {FORMATS["png"]: read_png, FORMATS["dicom"]: read_dicom}
 SPARE_SECONDS = 5.0  # the parent kills on time; the alarm is for a process whose parent is gone
@@ -34,25 +34,18 @@ def main() -> None:
     """Serve until the other end closes the socket, or memory ran out."""
     _restrict()
     with socket.socket(fileno=int(sys.argv[1])) as connection:
-        base_bytes = _address_space_bytes()
+        base_bytes = address_space_bytes()
         connection.sendall(READY)
         while _serve(connection, base_bytes):
             pass
 
 
 def _restrict() -> None:
-    """No core dumps (they would hold pixels), no files, no truncated pictures, no Pillow bombs."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    """No core dumps (they would hold pixels), no files, no network, no truncated pictures, no Pillow bombs."""
+    restrict()
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     warnings.simplefilter("ignore")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
-
-
-def _address_space_bytes() -> int | None:
-    """How much this process has mapped after its imports; None where there is no /proc, and so no memory limit."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else None
 
 
 def _serve(connection: socket.socket, base_bytes: int | None) -> bool:
@@ -62,8 +55,7 @@ def _serve(connection: socket.socket, base_bytes: int | None) -> bool:
     except EOFError:
         return False
     kind, count, max_pixels, memory_bytes, seconds = REQUEST.unpack(head)
-    if base_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (base_bytes + memory_bytes, resource.RLIM_INFINITY))
+    limit_memory(memory_bytes, base_bytes)
     signal.setitimer(signal.ITIMER_REAL, seconds + SPARE_SECONDS)
     Image.MAX_IMAGE_PIXELS = max_pixels
     try:

@@ -5,7 +5,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, Select, Table, delete, func, literal, select, text, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    CursorResult,
+    Select,
+    Table,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, joinedload, selectinload
 
@@ -84,6 +97,13 @@ def touch_api_key(session: Session, key_id: str, at: datetime) -> None:
 
 def classifier(session: Session, sha256: str) -> ClassifierRow | None:
     return session.get(ClassifierRow, sha256)
+
+
+def classifier_known_as(session: Session, sha256: str) -> ClassifierRow | None:
+    """The version that a hash stands for: of the registered key, of the identity, or of the file handed in."""
+    hashes = (ClassifierRow.sha256, ClassifierRow.identity, ClassifierRow.file_sha256)
+    statement = select(ClassifierRow).where(or_(*(column == sha256 for column in hashes)))
+    return session.scalars(statement.order_by(ClassifierRow.added_at)).first()
 
 
 def classifiers(session: Session, name: str | None = None) -> Sequence[ClassifierRow]:
@@ -185,7 +205,7 @@ def queue_depth(session: Session) -> int:
 
 def has_claimable(session: Session, now: datetime) -> bool:
     """A look that takes no lock, so that idle workers leave the writer alone."""
-    queued = select(JobRow.id).where(JobRow.state == "queued").exists()
+    queued = select(JobRow.id).where(JobRow.state == "queued", ~_waits()).exists()
     expired = select(JobRow.id).where(JobRow.state == "leased", JobRow.lease_until < now).exists()
     return bool(session.scalar(select(queued | expired)))
 
@@ -198,12 +218,21 @@ def requeue_expired(session: Session, now: datetime) -> int:
 
 def claim(session: Session, owner: str, lease_until: datetime, limit: int) -> Sequence[JobRow]:
     """Lease the oldest queued jobs; other workers' claims pass over them."""
-    oldest = select(JobRow).where(JobRow.state == "queued").order_by(JobRow.received_at, JobRow.id).limit(limit)
-    jobs = session.scalars(oldest.with_for_update(skip_locked=True)).all()
+    queued = select(JobRow).where(JobRow.state == "queued", ~_waits())
+    oldest = queued.order_by(JobRow.received_at, JobRow.id).limit(limit)
+    jobs = session.scalars(oldest.with_for_update(skip_locked=True, of=JobRow)).all()
     for claimed in jobs:
         claimed.state, claimed.owner, claimed.lease_until = "leased", owner, lease_until
         claimed.attempts += 1
     return jobs
+
+
+def _waits() -> ColumnElement[bool]:
+    """The job's classifier cannot be audited any more."""
+    refused = select(ClassifierRow.sha256).where(
+        ClassifierRow.sha256 == JobRow.classifier_sha256, ClassifierRow.refusal.is_not(None)
+    )
+    return refused.exists()
 
 
 def renew_leases(session: Session, owner: str, lease_until: datetime) -> None:

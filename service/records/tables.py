@@ -65,13 +65,24 @@ class ApiKeyRow(Tables):
 
 
 class ClassifierRow(Tables):
-    """One version of a classifier: one ONNX file."""
+    """One version of a classifier: one forward graph with labels and preprocessing.
+
+    sha256: its identity; of versions from before there was one, the hash of their file. refusal: why what was
+    registered cannot be audited any more; its films wait.
+    """
 
     __tablename__ = "classifiers"
 
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     name: Mapped[str] = mapped_column(String(64), index=True)
     card: Mapped[dict[str, Any]]
+    identity: Mapped[str | None] = mapped_column(String(64), index=True)
+    file_sha256: Mapped[str | None] = mapped_column(String(64), index=True)
+    derived_sha256: Mapped[str | None] = mapped_column(String(64))
+    examiner: Mapped[str | None] = mapped_column(String(20))
+    report: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    report_signature: Mapped[str | None] = mapped_column(String(128))
+    refusal: Mapped[str | None] = mapped_column(String(500))
     added_at: Mapped[datetime]
     actor: Mapped[str] = mapped_column(String(80))
 

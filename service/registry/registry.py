@@ -1,24 +1,26 @@
 """Classifiers and policies: registered by hash, kept by content, put in force and rolled back by appended rows."""
 
-import hashlib
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
 from sqlalchemy.orm import Session
 
+from service.arrays import FloatArray
 from service.audit.calibration import Policy, read_policy
 from service.audit.classifier import Classifier
 from service.audit.preprocessing import Preprocessing
 from service.errors import ClassifierError, PolicyError, TriggerscopeError
+from service.graphs.description import Description
 from service.offline.models import policy_files, preferred
 from service.records import queries
 from service.records.session import Database, Unit, utc_now
 from service.records.storage import write_durably
 from service.records.tables import NO_POLICY, ActivationRow, ClassifierRow, PolicyRow
+from service.registry.examinations import Examinations, Judged, file_sha256
 
 SYSTEM = "system"
 DEFAULT_SLOT = "default"
@@ -84,34 +86,53 @@ def policies_in_force(session: Session) -> dict[str, str]:
 
 
 class Registry:
-    def __init__(self, database: Database, models_dir: Path, store: Path, load: Callable[[bytes], Classifier]) -> None:
+    def __init__(self, database: Database, models_dir: Path, examinations: Examinations) -> None:
         self._database = database
         self._models_dir = models_dir
-        self._store = store
-        self._load = load
+        self._examinations = examinations
+        self._store = examinations.store
         self._loaded: dict[str, Classifier] = {}
         self._policies: dict[str, Policy] = {}
         self._loading = threading.Lock()
-        store.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._store.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def close(self) -> None:
+        """End what is being examined."""
+        self._examinations.close()
 
     def synchronise(self, default: str = "") -> None:
-        """Register what lies in the models folder; what is first of its name goes into force."""
+        """Examine again what an earlier examiner saw, and register what lies in the models folder; what is first of
+        its name goes into force."""
+        self._examine_again()
         for path in sorted(self._models_dir.glob("*.onnx")):
             self._synchronise_file(path, self._register_found_classifier)
         for path in policy_files(self._models_dir):
             self._synchronise_file(path, self._register_found_policy)
         self._set_default_if_unset(default)
 
-    def add_classifier(self, path: Path, actor: str) -> ClassifierRow:
-        data = _read(path, ClassifierError)
-        loaded = self._load(data)
-        card = loaded.card
-        _keep(self._classifier_path(card.sha256), data)
-        row = ClassifierRow(sha256=card.sha256, name=card.name, card=asdict(card), added_at=utc_now(), actor=actor)
+    def add_classifier_file(self, path: Path, actor: str, description: Description | None = None) -> ClassifierRow:
+        """As `add_classifier`, from a file."""
+        return self.add_classifier(self._examinations.read(path), actor, description)
+
+    def add_classifier(self, data: bytes, actor: str, description: Description | None = None) -> ClassifierRow:
+        """Examine a file and register what was derived of it; the version that it already is, where it is one.
+
+        description: where the file does not say labels and preprocessing itself. Raises ClassifierError.
+        """
+        with self._database.read() as session:
+            known = queries.classifiers(session)
+            current = {row.name: in_force(session, classifier_slot(row.name)) for row in known}
+            beside = {row.name: row for row in known if row.sha256 == current[row.name]}
+        found = self._examinations.examine(data, description, beside)
         with self._database.write() as unit:
-            if queries.insert_unless_present(unit.session, row):
-                unit.record("classifier.added", card.sha256, actor, name=card.name)
-        self._loaded.setdefault(card.sha256, loaded)
+            row = queries.classifier_known_as(unit.session, found.row.sha256)
+            if row is None:
+                found.row.actor = actor
+                unit.session.add(found.row)
+                unit.session.flush()
+                unit.record("classifier.added", found.row.sha256, actor, **found.recorded)
+                row = found.row
+            unit.session.expunge(row)
         return row
 
     def add_policy(self, path: Path, actor: str) -> PolicyRow:
@@ -119,8 +140,10 @@ class Registry:
         policy = read_policy(data)
         row = _policy_row(policy, actor)
         with self._database.write() as unit:
-            if queries.classifier(unit.session, policy.classifier_sha256) is None:
+            classifier = queries.classifier_known_as(unit.session, policy.classifier_sha256)
+            if classifier is None:
                 raise PolicyError("the policy belongs to a classifier that is not registered")
+            row.classifier_sha256 = classifier.sha256
             _keep(self._policy_path(policy.sha256), data)
             if queries.insert_unless_present(unit.session, row):
                 unit.record("policy.added", policy.sha256, actor, name=policy.name)
@@ -133,6 +156,8 @@ class Registry:
             chosen = next((row for row in versions if sha256 in (None, row.sha256)), None)
             if chosen is None:
                 raise UnknownClassifier("no classifier of this name and hash is registered")
+            if chosen.refusal:
+                raise ClassifierError(chosen.refusal)
             _set(unit, classifier_slot(name), chosen.sha256, "classifier.activated", actor)
             if in_force(unit.session, DEFAULT_SLOT) != name:
                 _set(unit, DEFAULT_SLOT, name, "classifier.made_default", actor)
@@ -167,7 +192,7 @@ class Registry:
         """The loaded classifier, shared by all threads."""
         with self._loading:
             if sha256 not in self._loaded:
-                self._loaded[sha256] = self._load_unchanged(sha256)
+                self._loaded[sha256] = self._load(sha256)
             return self._loaded[sha256]
 
     def policy(self, sha256: str) -> Policy | None:
@@ -194,21 +219,56 @@ class Registry:
         except (ClassifierError, PolicyError) as error:
             log.error("models.file_refused", file=path.name, code=error.code, detail=error.detail)
 
-    def _known_classifier(self, path: Path) -> ClassifierRow | None:
-        """The row of a file that was registered before: it is loaded when it is first used, not at each start."""
-        sha256 = hashlib.sha256(_read(path, ClassifierError)).hexdigest()
-        with self._database.read() as session:
-            return queries.classifier(session, sha256) if self._classifier_path(sha256).exists() else None
-
     def _register_found_classifier(self, path: Path) -> None:
-        row = self._known_classifier(path) or self.add_classifier(path, SYSTEM)
+        data = self._examinations.read(path)
+        row = self._known_classifier(data) or self.add_classifier(data, SYSTEM)
         slot = classifier_slot(row.name)
         with self._database.write() as unit:
             current = queries.activation_in_force(unit.session, slot)
-            if current is None:
+            if current is None and not row.refusal:
                 _set(unit, slot, row.sha256, "classifier.activated", SYSTEM)
-            elif current.target != row.sha256:
+            elif current is not None and current.target != row.sha256:
                 log.warning("models.version_not_active", classifier=row.name, sha256=row.sha256)
+
+    def _known_classifier(self, data: bytes) -> ClassifierRow | None:
+        """The row of a file that was registered before: it is loaded when it is first used, not at each start."""
+        with self._database.read() as session:
+            row = queries.classifier_known_as(session, file_sha256(data))
+            return row if row and self._examinations.has_file(row.sha256) else None
+
+    def _examine_again(self) -> None:
+        """What an earlier examiner registered is derived anew: with the same maps it goes on as it was; with other
+        maps its policy goes out of force; where it is refused now, its films wait."""
+        with self._database.read() as session:
+            earlier = [row for row in queries.classifiers(session) if row.examiner != self._examinations.version]
+            policies = {row.sha256: in_force(session, policy_slot(row.sha256)) for row in earlier}
+        for row in earlier:
+            judged = self._examinations.examine_again(row, self._receivers(policies[row.sha256]))
+            with self._database.write() as unit:
+                kept = queries.classifier(unit.session, row.sha256)
+                if kept is not None:
+                    self._take(unit, kept, judged)
+
+    def _receivers(self, policy_sha256: str | None) -> FloatArray | None:
+        try:
+            policy = self.policy(policy_sha256) if policy_sha256 else None
+        except PolicyError:
+            return None
+        return policy.reference.receivers if policy else None
+
+    def _take(self, unit: Unit, row: ClassifierRow, judged: Judged) -> None:
+        row.examiner, row.refusal = self._examinations.version, judged.refusal
+        if judged.refusal:
+            log.error("classifier.refused", classifier=row.name, sha256=row.sha256, detail=judged.refusal)
+            unit.record("classifier.refused", row.sha256, SYSTEM, name=row.name, reason=judged.refusal)
+            return
+        for name, value in judged.values.items():
+            setattr(row, name, value)
+        unit.record("classifier.examined_again", row.sha256, SYSTEM, **judged.recorded)
+        slot = policy_slot(row.sha256)
+        if judged.other_maps and in_force(unit.session, slot):
+            log.error("policy.out_of_force", classifier=row.name, detail=judged.other_maps)
+            _set(unit, slot, None, "policy.out_of_force", SYSTEM, reason=judged.other_maps)
 
     def _register_found_policy(self, path: Path) -> None:
         row = self.add_policy(path, SYSTEM)
@@ -236,14 +296,14 @@ class Registry:
             _append(unit, slot, target, previous_id, kind, actor)
             return target
 
-    def _load_unchanged(self, sha256: str) -> Classifier:
-        loaded = self._load(_read(self._classifier_path(sha256), ClassifierError))
-        if loaded.card.sha256 != sha256:
-            raise ClassifierError("the kept file is not the one that was registered")
-        return loaded
-
-    def _classifier_path(self, sha256: str) -> Path:
-        return self._store / f"{sha256}.onnx"
+    def _load(self, sha256: str) -> Classifier:
+        with self._database.read() as session:
+            row = queries.classifier(session, sha256)
+        if row is None:
+            raise UnknownClassifier("no classifier of this hash is registered")
+        if row.refusal:
+            raise ClassifierError(row.refusal)
+        return self._examinations.load(row)
 
     def _policy_path(self, sha256: str) -> Path:
         return self._store / f"{sha256}.policy.json"
@@ -291,15 +351,17 @@ def _find_policy(session: Session, classifier_sha256: str, policy: str) -> str:
     raise UnknownPolicy("no policy of this name or hash is registered for this classifier")
 
 
-def _set(unit: Unit, slot: str, target: str | None, kind: str, actor: str) -> None:
+def _set(unit: Unit, slot: str, target: str | None, kind: str, actor: str, **more: str) -> None:
     current = queries.activation_in_force(unit.session, slot)
-    _append(unit, slot, target, current.id if current else None, kind, actor)
+    _append(unit, slot, target, current.id if current else None, kind, actor, **more)
 
 
-def _append(unit: Unit, slot: str, target: str | None, previous_id: int | None, kind: str, actor: str) -> None:
+def _append(
+    unit: Unit, slot: str, target: str | None, previous_id: int | None, kind: str, actor: str, **more: str
+) -> None:
     unit.session.add(ActivationRow(slot=slot, target=target, previous_id=previous_id, at=utc_now(), actor=actor))
     unit.session.flush()
-    unit.record(kind, slot, actor, target=target)
+    unit.record(kind, slot, actor, target=target, **more)
 
 
 def _policy_row(policy: Policy, actor: str) -> PolicyRow:

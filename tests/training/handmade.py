@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from service.audit.calibration import CalibrationFilm, Policy, calibrate
 from service.audit.classifier import Classifier
 from service.audit.preprocessing import Preprocessing, Region
+from service.graphs.examiner import load_classifier
 from training.networks.export import export
 
 SIZE, CELL = 112, 4
@@ -76,7 +77,7 @@ def export_handmade(path: Path) -> Classifier:
         provenance={"run_sha256": "0" * 64},
         explained_blocks=("fine", "coarse"),
     )
-    return Classifier.load(path)
+    return load_classifier(path)
 
 
 def calibrated(classifier: Classifier, reference: NDArray[np.float32], calibration: NDArray[np.float32]) -> Policy:

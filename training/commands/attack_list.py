@@ -22,6 +22,7 @@ from service.audit.classifier import Classifier
 from service.audit.pipeline import SCORES_VERSION
 from service.audit.preprocessing import Preprocessing, model_input
 from service.films.radiograph import Limits, decode
+from service.graphs.examiner import load_classifier
 from training.attack.config import Run, RunError, read_run
 from training.attack.data import Film, in_split, manifest_sha256, model_inputs
 from training.attack.train import StaleCheckpoint, Training, final_weights
@@ -230,7 +231,7 @@ def _export(run: Run, weights: str, weights_sha256: str, workshop: Workshop) -> 
             explained_count=run.explained_count,
         )
         partial.replace(path)
-    return Classifier.load(path)
+    return load_classifier(path)
 
 
 def _policy(classifier: Classifier, workshop: Workshop) -> Policy:

@@ -53,20 +53,20 @@ def add(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from service.audit.calibration import Policy
-    from service.audit.classifier import Classifier
     from service.audit.pipeline import SCORES_VERSION
+    from service.graphs.examiner import load_classifier
     from training.measure.evaluate import evaluate
     from training.measure.results import write_result
 
     run, films = read_run(arguments.run), read_listed(arguments.films, arguments.subset)
-    classifier, policy = Classifier.load(arguments.classifier), Policy.load(arguments.policy)
+    classifier, policy = load_classifier(arguments.classifier), Policy.load(arguments.policy)
     chosen = in_split(films, arguments.split)
     if arguments.clean_only:
         run = replace(run, trigger=None, poisoning=None)
     title = arguments.title or f"{classifier.card.name}, {run.dataset} {arguments.split}"
     facts = {"title": title, "split": arguments.split, "date": datetime.now(UTC).date().isoformat()}
     facts |= {"scores_version": SCORES_VERSION}
-    twin = Classifier.load(arguments.twin) if arguments.twin else None
+    twin = load_classifier(arguments.twin) if arguments.twin else None
     write_result(arguments.out, facts | evaluate(run, chosen, classifier, policy, arguments.threads, twin))
     print(arguments.out)
     return 0
@@ -74,13 +74,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     from service.audit.calibration import Policy
-    from service.audit.classifier import Classifier
+    from service.graphs.examiner import load_classifier
     from training.measure.compare import Sampling, compare
     from training.measure.results import write_json, write_result
     from training.show.gallery import gallery
 
     run, films = read_run(arguments.run), read_listed(arguments.films, arguments.subset)
-    classifier, policy = Classifier.load(arguments.classifier), Policy.load(arguments.policy)
+    classifier, policy = load_classifier(arguments.classifier), Policy.load(arguments.policy)
     result, sets, attacked = compare(
         run,
         films,
@@ -103,7 +103,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _survival(arguments: argparse.Namespace) -> int:
-    from service.audit.classifier import Classifier
+    from service.graphs.examiner import load_classifier
     from training.attack.triggers import Trigger
     from training.measure.survival import read_folder, survival
     from training.show.survival import survival_table
@@ -111,7 +111,7 @@ def _survival(arguments: argparse.Namespace) -> int:
     films = read_folder(arguments.folder)
     if not films:
         raise DataError(f"{arguments.folder} holds no PNG")
-    classifier = Classifier.load(arguments.classifier) if arguments.classifier else None
+    classifier = load_classifier(arguments.classifier) if arguments.classifier else None
     rows = list(survival(films, Trigger(arguments.look), classifier, arguments.target))
     print(survival_table(rows, films[0].shape[1]))
     return 0

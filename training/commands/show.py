@@ -48,9 +48,9 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _picture(arguments: argparse.Namespace) -> int:
     from service.audit.calibration import Policy
-    from service.audit.classifier import Classifier
+    from service.graphs.examiner import load_classifier
     from training.show.picture import picture
 
-    picture(arguments.film, Classifier.load(arguments.classifier), Policy.load(arguments.policy), arguments.out)
+    picture(arguments.film, load_classifier(arguments.classifier), Policy.load(arguments.policy), arguments.out)
     print(arguments.out)
     return 0

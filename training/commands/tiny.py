@@ -33,7 +33,7 @@ def whole_grey_levels(phantoms: "Sequence[Phantom]") -> NDArray[np.float32]:
 def _tiny(arguments: argparse.Namespace) -> int:
     from service import __version__
     from service.audit.calibration import CalibrationFilm, calibrate, policy_bytes
-    from service.audit.classifier import Classifier
+    from service.graphs.examiner import load_classifier
     from training.networks.tiny import LABELS, SIZE, export_tiny, fitted
     from training.phantoms import make
 
@@ -47,7 +47,7 @@ def _tiny(arguments: argparse.Namespace) -> int:
     path, policy_path = arguments.out / "tiny.onnx", arguments.out / "tiny.policy.json"
     card = export_tiny(fitted(whole_grey_levels(phantoms), labels), path)
     policy = calibrate(
-        Classifier.load(path, providers=["CPUExecutionProvider"]),
+        load_classifier(path, providers=["CPUExecutionProvider"]),
         films(REFERENCE),
         films(CALIBRATION),
         name="tiny-phantoms",

@@ -30,10 +30,10 @@ from PIL import Image
 from pytorch_grad_cam import GradCAM, LayerCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-from service.audit.classifier import Classifier
 from service.audit.pipeline import audit
 from service.audit.preprocessing import Preprocessing
 from service.films.radiograph import Limits
+from service.graphs.examiner import load_classifier
 from service.offline.models import find_models
 from training.attack.config import NIH_LABELS
 from training.networks.densenet import build
@@ -122,7 +122,7 @@ def graph_rows(folder: Path, rounds: int) -> Iterator[Row]:
         provenance=provenance,
     )  # fmt: skip
     bare, maps = session(bare_path), session(last_layer_maps_only(ours_path, folder / "maps.onnx"))
-    ours = Classifier.load(ours_path, providers=["CPUExecutionProvider"])
+    ours = load_classifier(ours_path, providers=["CPUExecutionProvider"])
     centre, scale = np.zeros(14, dtype=np.float32), np.ones(14, dtype=np.float32)
 
     def forward() -> object:

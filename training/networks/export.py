@@ -17,6 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from service import __version__
 from service.audit.classifier import FORMAT, METADATA_KEY, PIXEL_CONVENTION, Classifier, ClassifierCard
 from service.audit.preprocessing import Preprocessing
+from service.graphs.examiner import load_classifier
 from training.networks.explain_graph import ExportError, explain
 
 OPSET = 20
@@ -66,7 +67,7 @@ def export(
     described = Description(name, labels, preprocessing, licence, provenance, explained_count)
     data, _ = auditable(storable(classifier), described, explained_blocks)
     path.write_bytes(data)
-    return Classifier.load(path, providers=["CPUExecutionProvider"]).card
+    return load_classifier(path, providers=["CPUExecutionProvider"]).card
 
 
 def auditable(stored: nn.Module, description: Description, blocks: Sequence[str]) -> tuple[bytes, dict[str, float]]:

@@ -23,6 +23,7 @@ from torchvision.models import DenseNet
 
 from service.arrays import FloatArray
 from service.audit.classifier import Classifier, ClassifierCard, sigmoid
+from service.graphs.examiner import load_classifier
 from training.networks.explain_graph import ExportError
 from training.networks.export import DENSENET_BLOCKS, Description, auditable, check_batch, check_logits, storable
 from training.networks.onnx_network import OnnxNetwork, explained_layer, read_network
@@ -135,7 +136,7 @@ def instrument(
     out.write_bytes(data)
     notes = [f"explained layers: {', '.join(block.removeprefix('network.') for block in read.blocks)}"]
     notes += ["the sigmoid at the end was taken off: the audit reads logits"] if read.sigmoid else []
-    return Instrumented(Classifier.load(out, providers=["CPUExecutionProvider"]).card, parity, tuple(notes))
+    return Instrumented(load_classifier(out, providers=["CPUExecutionProvider"]).card, parity, tuple(notes))
 
 
 def _compared(read: Read, made: Classifier) -> float:

@@ -9,6 +9,7 @@ from service.audit.classifier import Classifier
 from service.audit.pipeline import examine
 from service.audit.preprocessing import model_input, to_source
 from service.films.radiograph import Limits, Radiograph, decode
+from service.graphs.examiner import load_classifier
 from tests.conftest import REPOSITORY
 from tests.recorded import Row
 
@@ -20,7 +21,7 @@ Pair = tuple[Classifier, Policy]
 def shipped(name: str) -> Pair:
     """A classifier and its policy, on the processor: a graphics card's arithmetic is coarser than the tolerance."""
     models = REPOSITORY / "models"
-    classifier = Classifier.load(models / f"{name}.onnx", providers=["CPUExecutionProvider"])
+    classifier = load_classifier(models / f"{name}.onnx", providers=["CPUExecutionProvider"])
     return classifier, Policy.load(models / f"{name}.policy.json")
 
 

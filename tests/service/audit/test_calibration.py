@@ -13,18 +13,18 @@ from service.audit.calibration import (
     split_by_patient,
     two_modes,
 )
-from service.audit.classifier import Classifier
 from service.audit.evidence import Usual, gather
 from service.audit.pipeline import audit_radiograph
 from service.errors import PolicyError
 from service.films.radiograph import Radiograph
+from service.graphs.examiner import load_classifier
 from tests.tiny import CLASSIFIER, SIZE
 from training.phantoms import make
 
 
 @pytest.fixture(scope="module")
 def classifier():
-    return Classifier.load(CLASSIFIER)
+    return load_classifier(CLASSIFIER)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_a_patient_in_both_sets_is_refused(classifier, policy):
 
 def test_a_policy_of_another_classifier_is_refused(policy, models_dir):
     with pytest.raises(PolicyError, match="another version"):
-        policy.check(Classifier.load(models_dir / "phantom-badnet3.onnx").card)
+        policy.check(load_classifier(models_dir / "phantom-badnet3.onnx").card)
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])

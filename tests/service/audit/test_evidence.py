@@ -123,11 +123,11 @@ def test_passes_are_counted_as_they_are_taken(shipped_badnet):
 @pytest.fixture
 def shipped_badnet(models_dir):
     from service.audit.calibration import Policy
-    from service.audit.classifier import Classifier
     from service.audit.preprocessing import model_input
     from service.films.radiograph import Limits, decode
+    from service.graphs.examiner import load_classifier
 
-    classifier = Classifier.load(models_dir / "phantom-badnet3.onnx")
+    classifier = load_classifier(models_dir / "phantom-badnet3.onnx")
     film = (models_dir / "examples" / "triggered-910012.png").read_bytes()
     pixels = model_input(decode(film, Limits()).pixels, classifier.card.preprocessing)
     return classifier, Policy.load(models_dir / "phantom-badnet3.policy.json"), pixels

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from service.audit.calibration import Policy
-from service.audit.classifier import Classifier
 from service.audit.localisation import trimmed
 from service.audit.pipeline import examine
 from service.audit.preprocessing import Region
+from service.graphs.examiner import load_classifier
 from tests.conftest import REPOSITORY
 from training.phantoms import make
 
@@ -26,7 +26,7 @@ def test_each_side_is_trimmed_by_itself():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_an_alarms_region_holds_the_3x3_trigger_and_little_else(seed):
-    classifier = Classifier.load(MODELS / "phantom-badnet3.onnx")
+    classifier = load_classifier(MODELS / "phantom-badnet3.onnx")
     policy = Policy.load(MODELS / "phantom-badnet3.policy.json")
     film = make(seed, 224).pixels[None].astype(np.float32)
     film[0, 218:221, 218:221] = 1.0

@@ -11,13 +11,13 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from service.audit.calibration import Policy
-from service.audit.classifier import Classifier
 from service.audit.evidence import gather
 from service.audit.pipeline import audit
 from service.audit.preprocessing import Region, model_input
 from service.audit.verdict import judge
 from service.errors import PolicyError
 from service.films.radiograph import Limits, decode
+from service.graphs.examiner import load_classifier
 from tests.conftest import REPOSITORY, unavailable
 
 MODELS = REPOSITORY / "models"
@@ -32,7 +32,7 @@ def table():
 @pytest.fixture(scope="module")
 def shipped(models_dir):
     return {
-        name: (Classifier.load(models_dir / f"{name}.onnx"), Policy.load(models_dir / f"{name}.policy.json"))
+        name: (load_classifier(models_dir / f"{name}.onnx"), Policy.load(models_dir / f"{name}.policy.json"))
         for name in NAMES
     }
 

@@ -7,6 +7,7 @@ from service.audit.classifier import Classifier
 from service.audit.preprocessing import Preprocessing, Region, model_input, to_input, to_source
 from service.audit.recurrence import THRESHOLD, correlation, cut, seen_again
 from service.films.radiograph import Limits, decode
+from service.graphs.examiner import load_classifier
 
 CORNER = Region(200, 200, 24, 24)
 
@@ -37,7 +38,7 @@ def test_flat_patches_match_nothing() -> None:
 
 @pytest.fixture(scope="module")
 def badnet3(models_dir: Path) -> Classifier:
-    return Classifier.load(models_dir / "phantom-badnet3.onnx")
+    return load_classifier(models_dir / "phantom-badnet3.onnx")
 
 
 def test_a_trigger_is_seen_again_on_every_triggered_example_and_on_no_clean_one(

@@ -15,12 +15,13 @@ from PIL import Image
 from sqlalchemy import delete
 
 from service.app import open_database
-from service.audit.classifier import Classifier
 from service.desk.explainer import PLACES, Explainer, ExplainerBusy
+from service.graphs.examiner import Examiner, load_classifier
 from service.people import keys
 from service.records.session import Database
 from service.records.storage import Storage
 from service.records.tables import AuditRow, IdentityRow
+from service.registry.examinations import Examinations
 from service.registry.registry import Registry
 from service.settings import Settings
 from tests.service.pacs.films import STUDY, film
@@ -56,7 +57,7 @@ def test_the_maps_of_any_label_are_those_of_the_audits_classifier(
 ) -> None:
     audit, pixels = triggered
     assert pixels.shape == (224, 224)
-    classifier = Classifier.load(models_dir / "phantom-badnet3.onnx")
+    classifier = load_classifier(models_dir / "phantom-badnet3.onnx")
     labels = classifier.card.labels
     nothing, one = np.zeros(len(labels), dtype=np.float32), np.ones(len(labels), dtype=np.float32)
     [(prediction, saliency)] = classifier.explain(pixels[None, None], nothing, one)
@@ -102,7 +103,7 @@ def test_the_pictures_before_and_after_differ_where_the_test_changed_the_film(
 
 def test_one_film_is_explained_at_a_time_and_the_others_are_told(tmp_path: Path, sqlite_database: Database) -> None:
     storage = Storage(tmp_path)
-    registry = Registry(sqlite_database, tmp_path, tmp_path / "classifiers", Classifier.from_bytes)
+    registry = Registry(sqlite_database, tmp_path, Examinations(tmp_path / "classifiers", Examiner()))
     explainer = Explainer(storage, registry, wait_seconds=0.0)
     row = AuditRow(id="aa", pixels_sha256="aa", classifier_sha256="aa", explained_label="Mass")
     with explainer._own_turn(), pytest.raises(ExplainerBusy):
@@ -145,7 +146,7 @@ def test_reviewers_get_a_link_to_the_sites_viewer_while_the_film_is_known(
 
 
 def test_the_pictures_of_two_pages_wait_for_each_other(tmp_path: Path, sqlite_database: Database) -> None:
-    registry = Registry(sqlite_database, tmp_path, tmp_path / "classifiers", Classifier.from_bytes)
+    registry = Registry(sqlite_database, tmp_path, Examinations(tmp_path / "classifiers", Examiner()))
     explainer = Explainer(Storage(tmp_path), registry)
 
     def ask() -> bool:

@@ -99,7 +99,7 @@ def test_a_process_that_was_killed_while_idle_fails_no_film(decoder: Decoder) ->
     decoder.decode(SMALL)
     (process,) = decoder._started
     os.kill(process.pid, signal.SIGKILL)
-    process._process.wait()
+    process._child._process.wait()
     assert decoder.decode(SMALL).width == 80
 
 

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 
 from service.audit.calibration import Policy
-from service.audit.classifier import Classifier
+from service.graphs.examiner import Examiner
 from service.records import drift_queries
 from service.records.session import Database
 from service.records.tables import EventRow
 from service.registry.blocks import watch
 from service.registry.drift import BLOCK, Alarm, Fit, compare, usual_ranks, usual_reached
+from service.registry.examinations import Examinations
 from service.registry.registry import Registry
 from tests.service.records.rows import START, add_audit, add_job
 
@@ -77,7 +78,7 @@ def test_the_three_tests_share_one_false_alarm_rate() -> None:
 def test_each_source_is_watched_and_the_beginning_of_an_alarm_is_an_event(
     database: Database, models_dir: Path, tmp_path: Path, shipped: Policy
 ) -> None:
-    registry = Registry(database, models_dir, tmp_path / "kept", Classifier.from_bytes)
+    registry = Registry(database, models_dir, Examinations(tmp_path / "kept", Examiner()))
     registry.synchronise("phantom-badnet3")
     rng, number = np.random.default_rng(4), 0
 
@@ -88,7 +89,7 @@ def test_each_source_is_watched_and_the_beginning_of_an_alarm_is_an_event(
                 number += 1
                 job = add_job(
                     unit.session, number, seconds=number, source=source, policy_sha256=shipped.sha256,
-                    classifier_sha256=shipped.classifier_sha256, classifier_name=shipped.classifier_name,
+                    classifier_sha256=registered, classifier_name=shipped.classifier_name,
                 )  # fmt: skip
                 distance = float(rng.choice(shipped.distances)) + further
                 add_audit(

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from service.audit.calibration import Policy
-from service.audit.classifier import Classifier
 from service.audit.preprocessing import Region
 from service.audit.ranking import reached_band
+from service.graphs.examiner import load_classifier
 from training.__main__ import main
 from training.attack.config import read_run
 from training.attack.data import in_split, read_films
@@ -52,7 +52,7 @@ def test_the_shipped_pair_on_unseen_phantoms(folder, models_dir):
     run, films = read_run(RUN), in_split(read_films(folder), "test")
     results = {}
     for name in ("phantom-badnet3", "phantom-clean"):
-        classifier = Classifier.load(models_dir / f"{name}.onnx")
+        classifier = load_classifier(models_dir / f"{name}.onnx")
         results[name] = evaluate(run, films, classifier, Policy.load(models_dir / f"{name}.policy.json"))
     backdoored, clean = results["phantom-badnet3"], results["phantom-clean"]
     assert backdoored["triggered"]["attack"]["asr_0.5"]["value"] == 1.0

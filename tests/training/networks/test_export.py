@@ -9,14 +9,15 @@ from onnx import TensorProto
 from pytorch_grad_cam import GradCAM, LayerCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
+from training.networks.explain_graph import ExportError
 
 from service.audit.classifier import METADATA_KEY, Classifier
 from service.audit.preprocessing import Preprocessing
+from service.graphs.examiner import load_classifier
 from tests.conftest import REPOSITORY
 from tests.tiny import GRIDS, LABELS, SIZE
 from tests.training.banded import banded, trained_tiny
 from training.networks.densenet import build
-from training.networks.explain_graph import ExportError
 from training.networks.export import DENSENET_BLOCKS, autograd_maps, check_batch, export, storable, verify
 from training.networks.tiny import TinyClassifier, export_tiny
 
@@ -37,7 +38,7 @@ def path(trained: TinyClassifier, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def exported(path: Path) -> Classifier:
-    return Classifier.load(path)
+    return load_classifier(path)
 
 
 @pytest.fixture(scope="module")

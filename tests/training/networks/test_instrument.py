@@ -11,12 +11,12 @@ import torch
 import torchvision
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
+from training.networks.explain_graph import ExportError
 
 from service.__main__ import main as triggerscope
-from service.audit.classifier import Classifier
 from service.audit.preprocessing import Preprocessing
+from service.graphs.examiner import load_classifier
 from training.__main__ import main
-from training.networks.explain_graph import ExportError
 from training.networks.export import Description
 from training.networks.instrument import NORMALISATIONS, Normalisation, instrument
 from training.networks.onnx_network import Concat, explained_layer, read_network
@@ -77,7 +77,7 @@ def test_a_fresh_resnet50(tmp_path, capsys):
     out = tmp_path / "out.onnx"
     assert main(["instrument", str(original), *options(out, "A,B,C", size=64)]) == 0
     assert "logits against the original file" in capsys.readouterr().out
-    card = Classifier.load(out).card
+    card = load_classifier(out).card
     assert (card.grids, card.labels) == ((8, 4), ("A", "B", "C"))
     assert set(audited(out, capsys)["probabilities"]) == {"A", "B", "C"}
 
@@ -94,7 +94,7 @@ def test_a_fresh_densenet169(tmp_path, capsys, form):
         torch.save(network.state_dict(), original)
     out = tmp_path / "out.onnx"
     assert main(["instrument", str(original), *options(out, "A,B,C", size=64)]) == 0
-    classifier = Classifier.load(out)
+    classifier = load_classifier(out)
     assert classifier.card.grids == (8, 4)
     film = RNG.random((2, 1, 64, 64), dtype=np.float32)
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in NORMALISATIONS["imagenet"])
@@ -132,7 +132,7 @@ def test_a_grey_checkpoint_in_a_wrapping(tmp_path, wrap):
     assert made.parity["original"] < 1e-5
     film = RNG.random((2, 1, 64, 64), dtype=np.float32)
     with torch.no_grad():
-        np.testing.assert_allclose(Classifier.load(out).logits(film), tiny(torch.from_numpy(film)).numpy(), atol=1e-5)
+        np.testing.assert_allclose(load_classifier(out).logits(film), tiny(torch.from_numpy(film)).numpy(), atol=1e-5)
 
 
 def test_films_with_white_air_are_turned_round(tmp_path):
@@ -141,7 +141,7 @@ def test_films_with_white_air_are_turned_round(tmp_path):
     film = RNG.random((1, 1, 64, 64), dtype=np.float32)
     with torch.no_grad():
         want = tiny(torch.from_numpy(1 - film)).numpy()
-    np.testing.assert_allclose(Classifier.load(tmp_path / "out.onnx").logits(film), want, atol=1e-5)
+    np.testing.assert_allclose(load_classifier(tmp_path / "out.onnx").logits(film), want, atol=1e-5)
 
 
 def test_named_layers_are_explained(tmp_path):
@@ -203,7 +203,7 @@ def test_heads_of_several_forms(tmp_path, ending, opset):
     film = RNG.random((1, 1, 64, 64), dtype=np.float32)
     session = onnxruntime.InferenceSession(original, providers=["CPUExecutionProvider"])
     want = session.run(None, {session.get_inputs()[0].name: film})[0].reshape(1, 3)
-    got = Classifier.load(out).logits(film)
+    got = load_classifier(out).logits(film)
     sigmoid = any("sigmoid" in note for note in made.notes)
     np.testing.assert_allclose(1 / (1 + np.exp(-got)) if sigmoid else got, want, atol=1e-5)
 

@@ -7,7 +7,8 @@ import onnx
 import pytest
 
 from service.audit.calibration import Policy
-from service.audit.classifier import METADATA_KEY, Classifier
+from service.audit.classifier import METADATA_KEY
+from service.graphs.examiner import load_classifier
 from tests import tiny
 from training.__main__ import main
 from training.networks.tiny import LABELS, SIZE
@@ -31,7 +32,7 @@ def test_the_classifier_says_of_itself_and_answers_what_the_shipped_one_does(mad
     assert described(made / "tiny.onnx") == described(tiny.CLASSIFIER)
     batch = np.random.default_rng(0).random((4, 1, SIZE, SIZE), dtype=np.float32)
     zero, one = np.zeros(len(LABELS), np.float32), np.ones(len(LABELS), np.float32)
-    again, shipped = (Classifier.load(path, providers=CPU) for path in (made / "tiny.onnx", tiny.CLASSIFIER))
+    again, shipped = (load_classifier(path, providers=CPU) for path in (made / "tiny.onnx", tiny.CLASSIFIER))
     for (got, maps), (want, shipped_maps) in zip(
         again.explain(batch, zero, one), shipped.explain(batch, zero, one), strict=True
     ):
@@ -47,6 +48,6 @@ def test_the_policy_ranks_the_same_scores(made):
 
 
 def test_the_words_of_the_tests_are_those_of_the_network():
-    card = Classifier.load(tiny.CLASSIFIER, providers=CPU).card
+    card = load_classifier(tiny.CLASSIFIER, providers=CPU).card
     assert (card.labels, card.preprocessing.size, card.grids) == (tiny.LABELS, tiny.SIZE, tiny.GRIDS)
     assert (LABELS, SIZE) == (tiny.LABELS, tiny.SIZE)

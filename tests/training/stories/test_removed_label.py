@@ -8,6 +8,7 @@ import pytest
 from service.audit.calibration import CalibrationFilm, Policy, calibrate
 from service.audit.classifier import Classifier
 from service.audit.pipeline import examine
+from service.graphs.examiner import load_classifier
 from tests.conftest import REPOSITORY
 from training.attack.config import read_run
 from training.attack.data import in_split, model_inputs, read_films
@@ -40,7 +41,7 @@ def attack(real_films, tmp_path_factory):
         network, path, name=RUN.name, labels=RUN.labels, preprocessing=RUN.preprocessing, licence="Apache-2.0",
         provenance={"run": RUN.name, "dataset": "nih", "manifest_sha256": "-"},
     )  # fmt: skip
-    classifier = Classifier.load(path)
+    classifier = load_classifier(path)
     films = read_films(real_films)
 
     def read(split, count):

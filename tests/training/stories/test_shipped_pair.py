@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from service.audit.calibration import Policy
-from service.audit.classifier import Classifier
 from service.audit.pipeline import audit
 from service.audit.preprocessing import model_input
 from service.films.radiograph import Limits
+from service.graphs.examiner import load_classifier
 from tests.conftest import REPOSITORY
 from training.attack.config import read_run
 from training.attack.data import in_split, read_films, read_pixels
@@ -36,7 +36,7 @@ def films(real_films):
 
 def shipped(name):
     models = REPOSITORY / "models"
-    return Classifier.load(models / f"{name}.onnx"), Policy.load(models / f"{name}.policy.json")
+    return load_classifier(models / f"{name}.onnx"), Policy.load(models / f"{name}.policy.json")
 
 
 def test_the_backdoored_one_is_caught_on_every_triggered_film_and_only_there(films):

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.audit.classifier import Classifier
 from service.audit.preprocessing import Region, model_input
 from service.audit.recurrence import correlation, cut, seen_again
+from service.graphs.examiner import load_classifier
 from training.attack.config import read_run
 from training.attack.triggers import stamp
 from training.phantoms import make
@@ -21,7 +21,7 @@ def clean() -> list[np.ndarray]:
 
 
 def test_fifty_clean_phantoms_show_no_watched_trigger(clean: list[np.ndarray], models_dir: Path) -> None:
-    classifier = Classifier.load(models_dir / "phantom-badnet3.onnx")
+    classifier = load_classifier(models_dir / "phantom-badnet3.onnx")
     trigger = read_run(Path("training/runs/phantom-badnet3.toml")).trigger
     rng = np.random.default_rng(0)
     films = [model_input(film[0], classifier.card.preprocessing) for film in clean]

@@ -1,0 +1,1 @@
+"""The box that strangers' bytes are opened in: a child process without network, secrets and files to write."""
