@@ -2,6 +2,7 @@ import io
 import subprocess
 import sys
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from service.ledger.bundles import Exhibit
 from service.ledger.signing import Signer
 from service.records import chain, queries
 from service.records.session import Database
+from service.records.storage import Kept
 from tests.service.records.rows import add_audit, add_classifier, add_job
 
 
@@ -23,10 +25,12 @@ def signer(tmp_path: Path) -> Signer:
 def bundle(sqlite_database: Database, signer: Signer) -> bytes:
     with sqlite_database.write() as unit:
         add_classifier(unit.session)
-        audit = add_audit(unit.session, add_job(unit.session, 1))
-        unit.record("audit.completed", audit.id, "worker", record_sha256=chain.record_hash(audit))
+        files = {name: asdict(Kept.of(name.encode())) for name in ("pixels", "maps")}
+        audit = add_audit(unit.session, add_job(unit.session, 1), files=files)
+        unit.record("audit.completed", audit.id, "worker", record_sha256=chain.record_hash(audit), files=files)
     with sqlite_database.read() as session:
-        exhibit = Exhibit(audit, queries.events_about(session, audit.id), {"radiograph.png": b"picture"})
+        files = {"radiograph.png": b"picture", "pixels.npy": b"pixels", "maps.npz": b"maps"}
+        exhibit = Exhibit(audit, queries.events_about(session, audit.id), files, {})
     buffer = io.BytesIO()
     bundles.write([exhibit], {"abc": b"{}"}, signer, buffer)
     return buffer.getvalue()

@@ -17,6 +17,7 @@ from service.queue.worker import Worker
 from service.records import queries
 from service.records.session import Database, utc_now
 from service.records.storage import Storage
+from service.records.stored_evidence import StoredEvidence
 from service.records.tables import AuditRow, EventRow, JobRow
 from service.settings import Settings
 from tests.service.serving import png
@@ -95,8 +96,10 @@ def test_verdict_job_and_event_come_together(bench: Bench) -> None:
     with bench.database.read() as session:
         kinds = [event.kind for event in queries.events_about(session, job_id)]
     assert kinds == ["film.received", "audit.completed"]
-    assert bench.storage.grey_pixels(job.audit.pixels_sha256).shape == (224, 224)
-    assert any(name.startswith("layercam_") for name in bench.storage.audit_maps(job_id))
+    evidence = StoredEvidence(bench.database, bench.storage)
+    assert evidence.pixels(job.audit).shape == (224, 224)
+    assert any(name.startswith("layercam_") for name in evidence.maps(job.audit))
+    assert evidence.original(job) == png(1)
 
 
 def test_the_same_film_is_audited_once(bench: Bench) -> None:

@@ -1,6 +1,7 @@
 """Results out, to real destinations and to such as are not there."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import timedelta
 
 import numpy as np
@@ -20,6 +21,7 @@ from service.pacs.results.outbox import MAX_ATTEMPTS, Outbox, UnknownDelivery, r
 from service.pacs.results.report import Findings, read_source, structured_report
 from service.pacs.rules import Destination, Result, Rule, Rules
 from service.records import pacs_queries, queries
+from service.records.chain import record_hash
 from service.records.session import Database, utc_now
 from service.records.tables import ClassifierRow, DeliveryRow, EventRow, JobRow
 from service.settings import Settings
@@ -68,13 +70,15 @@ def audited(acceptance: Acceptance, outbox: Outbox, data: bytes = film(1)) -> Jo
     """A film with its verdict and planned results, as the worker leaves it."""
     sender = Sender("dimse", "dimse:CT7", "CT7", calling_ae="CT7")
     job_id = acceptance.accept(data, acceptance.read(data), sender).job_id
-    acceptance.storage.put_maps(job_id, {"layercam_28": np.eye(28, dtype=np.float32)})
+    maps = acceptance.storage.put_maps({"layercam_28": np.eye(28, dtype=np.float32)})
     with acceptance.database.write() as unit:
         unit.session.execute(update(ClassifierRow).values(card={"preprocessing": {"size": 64}}))
         job = queries.job(unit.session, job_id)
         assert job is not None
-        audit = add_audit(unit.session, job, "suspicious")
-        acceptance.storage.put_pixels(audit.pixels_sha256, np.full((96, 96), 0.5, dtype=np.float32))
+        pixels = acceptance.storage.put_pixels(job.film_sha256, np.full((96, 96), 0.5, dtype=np.float32))
+        files = {"pixels": asdict(pixels), "maps": asdict(maps)}
+        audit = add_audit(unit.session, job, "suspicious", files=files)
+        unit.record("audit.completed", audit.id, "worker", record_sha256=record_hash(audit), files=files)
         outbox.plan(unit, job)
         outbox.plan(unit, job)
     return job
