@@ -12,7 +12,7 @@ from pynetdicom.sop_class import (
     Comprehensive3DSRStorage,
     SecondaryCaptureImageStorage,
 )
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from service.pacs.acceptance import Acceptance
 from service.pacs.identity import Sender, forget
@@ -23,7 +23,7 @@ from service.pacs.rules import Destination, Result, Rule, Rules
 from service.records import pacs_queries, queries
 from service.records.chain import record_hash
 from service.records.session import Database, utc_now
-from service.records.tables import ClassifierRow, DeliveryRow, EventRow, JobRow
+from service.records.tables import AuditRow, ClassifierRow, DeliveryRow, EventRow, JobRow
 from service.settings import Settings
 from tests.service.pacs.conftest import make_acceptance
 from tests.service.pacs.films import STUDY, film
@@ -176,6 +176,32 @@ def test_a_forgotten_study_sends_nothing_more(opened: Database, settings: Settin
     assert {row.state for row in rows(opened)} == {"cancelled"}
     with pytest.raises(UnknownDelivery):
         resend(opened, rows(opened)[0].id, "test")
+
+
+@pytest.mark.parametrize(
+    ("changed", "given_up"),
+    [("original", {"sr", "sc"}), ("pixels", {"sc"}), ("maps", {"sc"}), ("record", {"sr", "sc"})],
+)
+def test_nothing_is_made_of_evidence_that_was_changed(
+    opened: Database, settings: Settings, archive: Archive, changed: str, given_up: set[str]
+) -> None:
+    acceptance, outbox = opened_with(opened, settings, archive.port)
+    job = audited(acceptance, outbox)
+    folder = {"original": "originals", "record": "nowhere"}.get(changed, changed)
+    for path in (settings.data_dir / folder).glob("*/*"):
+        path.write_bytes(film(2) if changed == "original" else path.read_bytes()[:-1])
+    if changed == "record":
+        drop = "DROP TRIGGER audits_no_update" if opened.is_sqlite else "DROP TRIGGER audits_append_only ON audits"
+        with opened.write() as unit:
+            unit.session.execute(text(drop))
+            unit.session.execute(update(AuditRow).values(verdict="unremarkable"))
+    drain(outbox)
+    assert len(archive.kept) == 2 - len(given_up)
+    dead = {(row.kind, row.error_code) for row in rows(opened) if row.state == "dead"}
+    assert dead == {(kind, "evidence_changed") for kind in given_up}
+    with opened.read() as session:
+        events = queries.events_about(session, job.id)
+    assert [event.payload["file"] for event in events if event.kind == "evidence.changed"] == [changed]
 
 
 def test_without_a_rule_nothing_is_planned(acceptance: Acceptance) -> None:
