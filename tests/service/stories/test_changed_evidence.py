@@ -249,9 +249,9 @@ def test_an_audit_from_before_is_shown_and_said_to_be_unchecked(world: World) ->
 def test_the_log_is_pruned_without_losing_what_files_are_held_against(world: World, settings: Settings) -> None:
     row, later = world.submit(10), world.submit(11)
     with pytest.MonkeyPatch.context() as patch:
-        later = utc_now() + timedelta(days=400)
-        patch.setattr(pruning, "utc_now", lambda: later)
-        pruning.prune(world.database, Signer.open(settings.data_dir), later - pruning.LEAST_AGE, "test")
+        in_a_year = utc_now() + timedelta(days=400)
+        patch.setattr(pruning, "utc_now", lambda: in_a_year)
+        pruning.prune(world.database, Signer.open(settings.data_dir), in_a_year - pruning.LEAST_AGE, "test")
     assert world.code(row, "overlay.png") == (200, "")
     assert world.faults(row) == set()
     flip(pixels_path(world, later))
