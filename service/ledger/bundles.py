@@ -19,12 +19,14 @@ from service.records.chain import audit_record, canonical
 from service.records.session import utc_now
 from service.records.tables import AuditRow, EventRow
 
-FORMAT = 1
+FORMAT = 2
 README = """This bundle holds the evidence of one or more Triggerscope audits.
 
 manifest.json lists the SHA-256 of every other file and is signed with Ed25519.
 audits/ID/record.json is the audit as recorded; events.jsonl is its history, each event with its hash;
-radiograph.png, overlay.png and maps.npz are what was looked at; policies/ holds what it was compared with.
+pixels.npy and maps.npz are the stored files, whose SHA-256 the history names; radiograph.png and overlay.png are
+drawn from them. A stored file that was no longer what was recorded, or missing, is left out, with all that is drawn
+from it, and "left_out" in manifest.json says why. policies/ holds what the audit was compared with.
 
 Check it with `triggerscope bundle verify FILE --public-key KEY.pem`; or without Triggerscope, with Python and its
 package `cryptography`: `python verify.py FILE --public-key KEY.pem`. Take the key, and verify.py too
@@ -41,17 +43,19 @@ class UnreadableBundle(TriggerscopeError):
 
 @dataclass(frozen=True, slots=True)
 class Exhibit:
-    """One audit with its history and its pictures."""
+    """One audit with its history. files: by their name in the bundle. left_out: why a stored file is not among them."""
 
     audit: AuditRow
     events: Sequence[EventRow]
-    pictures: Mapping[str, bytes]
+    files: Mapping[str, bytes]
+    left_out: Mapping[str, str]
 
 
 def write(exhibits: Iterable[Exhibit], policies: Mapping[str, bytes], signer: Signer, target: IO[bytes]) -> None:
     """One exhibit after the other, so that only one is in memory."""
     hashes: dict[str, str] = {}
     audits: list[str] = []
+    left_out: dict[str, str] = {}
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
 
         def add(name: str, data: bytes) -> None:
@@ -67,14 +71,16 @@ def write(exhibits: Iterable[Exhibit], policies: Mapping[str, bytes], signer: Si
             audits.append(exhibit.audit.id)
             add(f"{folder}/record.json", canonical(audit_record(exhibit.audit)))
             add(f"{folder}/events.jsonl", "".join(f"{event_line(row)}\n" for row in exhibit.events).encode())
-            for name, data in exhibit.pictures.items():
+            for name, data in exhibit.files.items():
                 add(f"{folder}/{name}", data)
+            left_out |= {f"{folder}/{name}": reason for name, reason in exhibit.left_out.items()}
         content = {
             "format": FORMAT,
             "made_at": utc_now().isoformat(timespec="seconds"),
             "code_version": __version__,
             "audits": audits,
             "files": hashes,
+            "left_out": left_out,
         }
         archive.writestr(MANIFEST, json.dumps(signed(content, signer), indent=1, sort_keys=True))
 

@@ -120,7 +120,8 @@ class Intake:
             also(unit, accepted)
             _keep_idempotency_key(unit, submission, accepted.job_id, now)
         # A sweep that ran before this commit may have removed an expired original; none that runs after it will.
-        self.storage.put_original(submission.sha256, submission.data)
+        if not self.storage.original_path(submission.sha256).exists():
+            self.storage.put_original(submission.sha256, submission.data)
         return accepted
 
 

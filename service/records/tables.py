@@ -204,6 +204,7 @@ class AuditRow(Tables):
     received_at: Mapped[datetime]
     completed_at: Mapped[datetime]
     watch_hit: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # see service/watch_list.py
+    files: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # hash and size of pixels and maps
 
 
 class EventRow(Tables):

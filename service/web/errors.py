@@ -79,6 +79,7 @@ CATALOGUE: dict[str, ErrorKind] = {
     "not_finished": ErrorKind(409, "The audit has no verdict yet"),
     "map_not_found": ErrorKind(404, "The audit has no map of this name"),
     "not_stored": ErrorKind(410, "The file is no longer stored"),
+    "evidence_changed": ErrorKind(409, "What is stored of the audit is not what was recorded"),
     "unknown_watch_entry": ErrorKind(404, "The watch list has no entry of this id"),
     "same_reader": ErrorKind(409, "The second of two readers has to be somebody else"),
     "unsuitable_reader": ErrorKind(422, "Nobody of this name may review"),

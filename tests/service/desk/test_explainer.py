@@ -20,6 +20,7 @@ from service.graphs.examiner import Examiner, load_classifier
 from service.people import keys
 from service.records.session import Database
 from service.records.storage import Storage
+from service.records.stored_evidence import StoredEvidence
 from service.records.tables import AuditRow, IdentityRow
 from service.registry.examinations import Examinations
 from service.registry.registry import Registry
@@ -102,13 +103,13 @@ def test_the_pictures_before_and_after_differ_where_the_test_changed_the_film(
 
 
 def test_one_film_is_explained_at_a_time_and_the_others_are_told(tmp_path: Path, sqlite_database: Database) -> None:
-    storage = Storage(tmp_path)
+    evidence = StoredEvidence(sqlite_database, Storage(tmp_path))
     registry = Registry(sqlite_database, tmp_path, Examinations(tmp_path / "classifiers", Examiner()))
-    explainer = Explainer(storage, registry, wait_seconds=0.0)
+    explainer = Explainer(evidence, registry, wait_seconds=0.0)
     row = AuditRow(id="aa", pixels_sha256="aa", classifier_sha256="aa", explained_label="Mass")
     with explainer._own_turn(), pytest.raises(ExplainerBusy):
         explainer.maps(row, "Hernia")
-    crowded = Explainer(storage, registry, wait_seconds=60.0)
+    crowded = Explainer(evidence, registry, wait_seconds=60.0)
     for _ in range(PLACES):
         crowded._places.acquire()
     with pytest.raises(ExplainerBusy):  # at once: nobody waits without a place
@@ -147,7 +148,7 @@ def test_reviewers_get_a_link_to_the_sites_viewer_while_the_film_is_known(
 
 def test_the_pictures_of_two_pages_wait_for_each_other(tmp_path: Path, sqlite_database: Database) -> None:
     registry = Registry(sqlite_database, tmp_path, Examinations(tmp_path / "classifiers", Examiner()))
-    explainer = Explainer(Storage(tmp_path), registry)
+    explainer = Explainer(StoredEvidence(sqlite_database, Storage(tmp_path)), registry)
 
     def ask() -> bool:
         with explainer._own_turn():

@@ -34,7 +34,7 @@ def test_a_film_is_queued_undecoded_with_its_original(acceptance: Acceptance) ->
         assert (job.film.width, job.film.height, job.film.attributes["modality"]) == (96, 96, "DX")
         assert [e.kind for e in queries.events_about(session, job.id)] == ["film.received"]
         film_sha256 = job.film_sha256
-    assert acceptance.storage.original(film_sha256) == data
+    assert acceptance.storage.original_path(film_sha256).read_bytes() == data
 
 
 def test_the_same_film_twenty_times_is_one_job(acceptance: Acceptance) -> None:
