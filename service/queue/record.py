@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass
 import structlog
 
 from service import __version__
+from service.audit.likeness import index_keys
 from service.audit.verdict import Audit
 from service.desk import comparison, reasons
 from service.desk.review import open_review
 from service.desk.watch_list import Hit
 from service.errors import DecodeFailed, RadiographError, TriggerscopeError
 from service.films.radiograph import Radiograph
-from service.records import queries
+from service.records import queries, sibling_queries
 from service.records.chain import record_hash, review_hash
 from service.records.session import Database, Unit, utc_now
 from service.records.tables import NO_POLICY, AuditRow, JobRow
@@ -55,6 +56,8 @@ class Recorder:
             )
             row = audit_row(job, audit, hit)
             unit.session.add(row)
+            unit.session.flush()
+            sibling_queries.keep_fingerprint_keys(unit.session, row.id, index_keys(audit.fingerprint))
             self.deliveries(unit, job)
             review = open_review(unit, job, row, ACTOR)
             comparison.settle(unit, row)
@@ -120,4 +123,5 @@ def audit_row(job: JobRow, audit: Audit, hit: Hit | None) -> AuditRow:
         received_at=job.received_at,
         completed_at=utc_now(),
         watch_hit=hit.record() if hit else None,
+        fingerprint=audit.fingerprint,
     )

@@ -1,0 +1,27 @@
+"""The same film in other bytes: what one file was flagged for holds the others too."""
+
+from collections.abc import Sequence
+
+from sqlalchemy.orm import Session
+
+from service.audit.likeness import SAME_FILM, fingerprint_distance, near_keys
+from service.records import queries, sibling_queries
+from service.records.tables import JobRow
+
+
+def other_jobs(session: Session, jobs: Sequence[JobRow], classifier: str | None) -> Sequence[JobRow]:
+    """Audits (of the classifier named, or of any) of other files of these jobs' films that may have been flagged.
+
+    A file is another of the same film when it has the same SOP Instance UID, the same decoded pixels, or a model input
+    whose fingerprint is near. By the last only audits that are on the desk or confirmed are found. Latest last.
+    """
+    films = {job.film_sha256 for job in jobs}
+    others = sibling_queries.other_files(session, films)
+    for print_ in {job.audit.fingerprint for job in jobs if job.audit and job.audit.fingerprint}:
+        others |= _near(session, print_)
+    return queries.jobs_of_films(session, sorted(others - films), classifier)
+
+
+def _near(session: Session, print_: str) -> set[str]:
+    found = sibling_queries.flagged_fingerprints(session, near_keys(print_))
+    return {film for film, other in found if fingerprint_distance(print_, other) <= SAME_FILM}
