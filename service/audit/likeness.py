@@ -78,7 +78,7 @@ class Likeness:
         return float(np.sqrt(offset @ self.precision @ offset))
 
 
-def fingerprint(film: FloatArray) -> str:
+def fingerprint_of(film: FloatArray) -> str:
     """(1, S, S) in [0, 1] -> 1,024 bits in hexadecimal, by which the same film is known again in other bytes.
 
     Each bit says whether a place is brighter than what surrounds it: the sign of a difference of Gaussians on the
@@ -98,21 +98,21 @@ def fingerprint_distance(first: str, second: str) -> int:
     return (int(first, 16) ^ int(second, 16)).bit_count()
 
 
-def index_keys(print_: str) -> list[int]:
+def index_keys(fingerprint: str) -> list[int]:
     """Sixteen numbers that an index finds a fingerprint by: in each, sixteen bits from all over the film.
 
     A fingerprint near this one agrees with it, but for at most one bit, in at least one of them (multi-index hashing:
     Norouzi, Punjani and Fleet, CVPR 2012): certain up to 31 of the 256 bits that are indexed, and beyond that likely.
     """
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex(print_), dtype=np.uint8)).reshape(GRID, GRID)[::2, ::2]
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(fingerprint), dtype=np.uint8)).reshape(GRID, GRID)[::2, ::2]
     row, column = np.indices(bits.shape)
     bands = [bits[(row + column) % KEYS == band] for band in range(KEYS)]
     return [(band << KEY_BITS) + int(value) for band, value in enumerate(np.array(bands) @ (1 << np.arange(KEY_BITS)))]
 
 
-def near_keys(print_: str) -> list[int]:
+def near_keys(fingerprint: str) -> list[int]:
     """The keys of a fingerprint, and those that differ from one of them in a single bit."""
-    keys = index_keys(print_)
+    keys = index_keys(fingerprint)
     return keys + [key ^ (1 << bit) for key in keys for bit in range(KEY_BITS)]
 
 

@@ -17,11 +17,11 @@ def other_jobs(session: Session, jobs: Sequence[JobRow], classifier: str | None)
     """
     films = {job.film_sha256 for job in jobs}
     others = sibling_queries.other_files(session, films)
-    for print_ in {job.audit.fingerprint for job in jobs if job.audit and job.audit.fingerprint}:
-        others |= _near(session, print_)
+    for fingerprint in {job.audit.fingerprint for job in jobs if job.audit and job.audit.fingerprint}:
+        others |= _near(session, fingerprint)
     return queries.jobs_of_films(session, sorted(others - films), classifier)
 
 
-def _near(session: Session, print_: str) -> set[str]:
-    found = sibling_queries.flagged_fingerprints(session, near_keys(print_))
-    return {film for film, other in found if fingerprint_distance(print_, other) <= SAME_FILM}
+def _near(session: Session, fingerprint: str) -> set[str]:
+    found = sibling_queries.flagged_fingerprints(session, near_keys(fingerprint))
+    return {film for film, other in found if fingerprint_distance(fingerprint, other) <= SAME_FILM}

@@ -31,7 +31,7 @@ def keep_fingerprint_keys(session: Session, audit_id: str, keys: Sequence[int]) 
 
 
 def flagged_fingerprints(session: Session, keys: Sequence[int]) -> Sequence[tuple[str, str]]:
-    """Film and fingerprint of the audits that are on the desk or confirmed and whose fingerprint has one of the keys."""
+    """Film and fingerprint of the audits that are on the desk or confirmed and have one of these keys."""
     statement = (
         select(AuditRow.film_sha256, AuditRow.fingerprint)
         .join(FingerprintKeyRow, FingerprintKeyRow.audit_id == AuditRow.id)
@@ -39,4 +39,4 @@ def flagged_fingerprints(session: Session, keys: Sequence[int]) -> Sequence[tupl
         .where(FingerprintKeyRow.key.in_(keys), ReviewRow.state.not_in(UNTROUBLED))
         .distinct()
     )
-    return [(film, print_) for film, print_ in session.execute(statement) if print_ is not None]
+    return [(film, fingerprint) for film, fingerprint in session.execute(statement) if fingerprint is not None]

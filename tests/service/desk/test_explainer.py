@@ -29,7 +29,11 @@ from tests.service.serving import serving
 from tests.service.web.test_stow import body, stow
 
 Audit = dict[str, Any]
-KEYS = {"writer": ["audits:write", "audits:choose", "audits:read"], "reader": ["audits:read"], "reviewer": ["audits:read", "audits:review"]}
+KEYS = {
+    "writer": ["audits:write", "audits:choose", "audits:read"],
+    "reader": ["audits:read"],
+    "reviewer": ["audits:read", "audits:review"],
+}
 
 
 @pytest.fixture(scope="session")
