@@ -18,6 +18,7 @@ STATISTICS = (
 )  # fmt: skip
 THUMBNAIL, GRID = 64, 32  # sides of what a fingerprint is made of, and of its grid of bits
 SIGMAS = (1.0, 2.0)  # of the thumbnail's pixels
+ROUNDING = 1e-6  # of a rank; what filtering leaves where the film is flat
 KEYS = KEY_BITS = 16
 SAME_FILM = 160  # of 1,024 bits; of 2.6 million pairs of different patients none was nearer than 191 (decision 0017)
 
@@ -90,7 +91,7 @@ def fingerprint_of(film: FloatArray) -> str:
     )
     ranks = _ranks(np.asarray(thumbnail, dtype=np.float64))
     fine, coarse = (gaussian_filter(ranks, sigma, mode="nearest") for sigma in SIGMAS)
-    return np.packbits((fine - coarse)[1::2, 1::2] > 0).tobytes().hex()
+    return np.packbits((fine - coarse)[1::2, 1::2] > ROUNDING).tobytes().hex()
 
 
 def fingerprint_distance(first: str, second: str) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from service.audit.likeness import SAME_FILM, fingerprint_distance, near_keys
+from service.audit.likeness import SAME_FILM, fingerprint_distance, index_keys, near_keys
 from service.records import queries, sibling_queries
 from service.records.tables import JobRow
 
@@ -20,6 +20,13 @@ def other_jobs(session: Session, jobs: Sequence[JobRow], classifier: str | None)
     for fingerprint in {job.audit.fingerprint for job in jobs if job.audit and job.audit.fingerprint}:
         others |= _near(session, fingerprint)
     return queries.jobs_of_films(session, sorted(others - films), classifier)
+
+
+def keep_keys(session: Session, audit_id: str) -> None:
+    """Have an audit found by its fingerprint, from when somebody has to look at it: so the index stays small."""
+    audit = queries.audit(session, audit_id)
+    if audit is not None and audit.fingerprint:
+        sibling_queries.keep_fingerprint_keys(session, audit_id, index_keys(audit.fingerprint))
 
 
 def _near(session: Session, fingerprint: str) -> set[str]:

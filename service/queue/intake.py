@@ -126,7 +126,7 @@ class Intake:
         with self.database.write() as unit:
             if isinstance(found, JobRow):
                 queries.extend_original(unit.session, submission.sha256, until)
-                _choose_again(unit, found.id, choice)
+                _choose_again(unit, found.id, choice, submission.actor)
                 accepted = Accepted(found.id, is_new=False)
             else:
                 _keep_film(unit, submission, found, now, until)
@@ -180,6 +180,7 @@ def _queue(unit: Unit, submission: Submission, choice: Choice, now: datetime) ->
         source=submission.source,
         classifier_sha256=choice.classifier_sha256,
         policy_sha256=choice.policy_sha256,
+        chosen_by=choice.chosen_by,
     )
     return Accepted(job.id, is_new=True)
 
@@ -188,15 +189,18 @@ def _requeue_if_failed(unit: Unit, submission: Submission, choice: Choice) -> Ac
     job = _job_of_choice(unit.session, submission, choice)
     if job is None:
         raise LookupError("a job that could not be inserted is not there either")
-    _choose_again(unit, job.id, choice)
+    _choose_again(unit, job.id, choice, submission.actor)
     revived = queries.revive_job(unit.session, job.id)
     if revived:
         unit.record("audit.requeued", job.id, submission.actor)
     return Accepted(job.id, is_new=revived)
 
 
-def _choose_again(unit: Unit, job_id: str, choice: Choice) -> None:
-    queries.choose_again(unit.session, job_id, choice.classifier_sha256, choice.policy_sha256, choice.chosen_by)
+def _choose_again(unit: Unit, job_id: str, choice: Choice, actor: str) -> None:
+    """What was named counts once it comes without a name; see `counts_towards_release`."""
+    hashes = choice.classifier_sha256, choice.policy_sha256
+    if queries.choose_again(unit.session, job_id, *hashes, choice.chosen_by):
+        unit.record("audit.chosen_again", job_id, actor, chosen_by=choice.chosen_by)
 
 
 def _job_of_choice(session: Session, submission: Submission, choice: Choice) -> JobRow | None:

@@ -6,14 +6,13 @@ from dataclasses import asdict, dataclass
 import structlog
 
 from service import __version__
-from service.audit.likeness import index_keys
 from service.audit.verdict import Audit
 from service.desk import comparison, reasons
 from service.desk.review import open_review
 from service.desk.watch_list import Hit
 from service.errors import DecodeFailed, RadiographError, TriggerscopeError
 from service.films.radiograph import Radiograph
-from service.records import queries, sibling_queries
+from service.records import queries
 from service.records.chain import record_hash, review_hash
 from service.records.session import Database, Unit, utc_now
 from service.records.tables import NO_POLICY, AuditRow, JobRow
@@ -56,8 +55,6 @@ class Recorder:
             )
             row = audit_row(job, audit, hit)
             unit.session.add(row)
-            unit.session.flush()
-            sibling_queries.keep_fingerprint_keys(unit.session, row.id, index_keys(audit.fingerprint))
             self.deliveries(unit, job)
             review = open_review(unit, job, row, ACTOR)
             comparison.settle(unit, row)

@@ -241,18 +241,18 @@ def revive_job(session: Session, job_id: str) -> bool:
 
 def choose_again(
     session: Session, job_id: str, classifier_sha256: str, policy_sha256: str, chosen_by: ChosenBy
-) -> None:
+) -> bool:
     """Keep that a job with this classifier and policy was chosen so too, where that counts more than how it was."""
     less = get_args(ChosenBy)[: get_args(ChosenBy).index(chosen_by)]
     if not less:
-        return
+        return False
     statement = update(JobRow).where(
         JobRow.id == job_id,
         JobRow.classifier_sha256 == classifier_sha256,
         JobRow.policy_sha256 == policy_sha256,
         or_(JobRow.chosen_by.is_(None), JobRow.chosen_by.in_(less)),
     )
-    session.execute(statement.values(chosen_by=chosen_by))
+    return _changed(session.execute(statement.values(chosen_by=chosen_by))) == 1
 
 
 def idempotency_key(session: Session, actor: str, key: str) -> IdempotencyRow | None:

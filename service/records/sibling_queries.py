@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
+from service.records.queries import insert_unless_present
 from service.records.tables import (
     NOT_DECODED,
     AuditRow,
@@ -27,11 +28,12 @@ def other_files(session: Session, films: Collection[str]) -> set[str]:
 
 
 def keep_fingerprint_keys(session: Session, audit_id: str, keys: Sequence[int]) -> None:
-    session.add_all([FingerprintKeyRow(key=key, audit_id=audit_id) for key in keys])
+    for key in keys:
+        insert_unless_present(session, FingerprintKeyRow(key=key, audit_id=audit_id))
 
 
 def flagged_fingerprints(session: Session, keys: Sequence[int]) -> Sequence[tuple[str, str]]:
-    """Film and fingerprint of the audits that are on the desk or confirmed and have one of these keys."""
+    """Film and fingerprint of the audits that are on the desk or confirmed and are kept under one of these keys."""
     statement = (
         select(AuditRow.film_sha256, AuditRow.fingerprint)
         .join(FingerprintKeyRow, FingerprintKeyRow.audit_id == AuditRow.id)

@@ -202,7 +202,7 @@ class AuditRow(Tables):
 
 
 class FingerprintKeyRow(Tables):
-    """What an audit's fingerprint is found by; see service/audit/likeness.py."""
+    """What the fingerprint of an audit that was ever on the desk is found by; see service/audit/likeness.py."""
 
     __tablename__ = "fingerprint_keys"
 
