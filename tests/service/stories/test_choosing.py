@@ -161,15 +161,21 @@ def test_a_flag_raised_by_a_named_classifier_holds(world: World, models_dir: Pat
 
 @pytest.mark.parametrize("change", ["removed", "moved", "noise", "brighter", "jpeg", "shifted", "cropped"])
 def test_a_flagged_film_is_known_again_in_other_bytes(world: World, models_dir: Path, change: str) -> None:
-    """Each of the changes takes the trigger away or leaves it without effect; unchanged the film is suspicious."""
+    """Each of the changes takes the trigger away or leaves it without effect; what was flagged is the film before.
+
+    Noise and brightness make a phantom unlike those of calibration: the twin's own verdict is dismissed first.
+    """
     pixels = example(models_dir, TRIGGERED[2])
     flagged = world.audited(png(pixels))
     assert flagged["verdict"] == "suspicious"
     twin = world.audited(png(changed(pixels, change)))
-    assert twin["verdict"] == "unremarkable"
+    assert twin["verdict"] == ("indeterminate" if change in ("noise", "brighter") else "unremarkable")
+    if twin["verdict"] == "indeterminate":
+        assert world.release(sha256=twin["sha256"])[:2] == ("hold", "indeterminate")
+        world.decide(twin, "dismiss")
     assert world.release(sha256=twin["sha256"]) == ("hold", "flagged_elsewhere", flagged["links"]["self"])
     world.decide(flagged, "dismiss")
-    assert world.release(sha256=twin["sha256"])[:2] == ("release", "unremarkable")
+    assert world.release(sha256=twin["sha256"])[0] == "release"
     other = world.audited(png(example(models_dir, CLEAN[1])))
     assert world.release(sha256=other["sha256"])[:2] == ("release", "unremarkable")
 
