@@ -16,6 +16,7 @@ import numpy as np
 from service.audit.calibration import Policy
 from service.audit.classifier import Classifier, Saliency
 from service.audit.evidence import Evidence, Finding, gather
+from service.audit.likeness import fingerprint_of
 from service.audit.localisation import tightened
 from service.audit.preprocessing import model_input, to_source
 from service.audit.verdict import Audit, Measurement, Verdict, judge, ranked, reported
@@ -101,6 +102,7 @@ def audit_radiograph(
         region=source,
         reasons=verdict.reasons,
         timings_ms=timings | {"total": sum(timings.values())},
+        fingerprint=fingerprint_of(film),
         maps=_maps(finding.saliency, finding.label),
     )
 
@@ -141,5 +143,6 @@ def _without_policy(
         region=None,
         reasons=(reason,),
         timings_ms=timings | {"total": sum(timings.values())},
+        fingerprint=fingerprint_of(film),
         maps=_maps(saliency, label),
     )

@@ -42,6 +42,7 @@ class Audit:
 
     hypothesis: whether the film speaks for the label (`support`) or the label is held down (`counter`).
     region: in source pixels, or None. maps: float32 arrays of the explained label, drawn on demand only.
+    fingerprint: of the model input, see likeness.
     """
 
     source_sha256: str
@@ -61,6 +62,7 @@ class Audit:
     region: Region | None
     reasons: tuple[str, ...]
     timings_ms: dict[str, float]
+    fingerprint: str
     maps: dict[str, NDArray[np.float32]]
 
 

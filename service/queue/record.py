@@ -127,4 +127,5 @@ def audit_row(job: JobRow, audit: Audit, hit: Hit | None, kept: dict[str, Kept])
         completed_at=utc_now(),
         watch_hit=hit.record() if hit else None,
         files={name: asdict(file) for name, file in kept.items()},
+        fingerprint=audit.fingerprint,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from sqlalchemy import (
     ColumnElement,
@@ -27,6 +27,7 @@ from service.records.tables import (
     ActivationRow,
     ApiKeyRow,
     AuditRow,
+    ChosenBy,
     ClassifierRow,
     ComparisonRow,
     DeliveryRow,
@@ -265,6 +266,22 @@ def revive_job(session: Session, job_id: str) -> bool:
     return (
         _changed(session.execute(statement.values(state="queued", attempts=0, error_code=None, error_detail=None))) == 1
     )
+
+
+def choose_again(
+    session: Session, job_id: str, classifier_sha256: str, policy_sha256: str, chosen_by: ChosenBy
+) -> bool:
+    """Keep that a job with this classifier and policy was chosen so too, where that counts more than how it was."""
+    less = get_args(ChosenBy)[: get_args(ChosenBy).index(chosen_by)]
+    if not less:
+        return False
+    statement = update(JobRow).where(
+        JobRow.id == job_id,
+        JobRow.classifier_sha256 == classifier_sha256,
+        JobRow.policy_sha256 == policy_sha256,
+        or_(JobRow.chosen_by.is_(None), JobRow.chosen_by.in_(less)),
+    )
+    return _changed(session.execute(statement.values(chosen_by=chosen_by))) == 1
 
 
 def idempotency_key(session: Session, actor: str, key: str) -> IdempotencyRow | None:

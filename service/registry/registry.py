@@ -19,7 +19,17 @@ from service.offline.models import policy_files, preferred
 from service.records import queries
 from service.records.session import Database, Unit, utc_now
 from service.records.storage import write_durably
-from service.records.tables import NO_POLICY, ActivationRow, ClassifierRow, PolicyRow
+from service.records.tables import (
+    BY_RULE,
+    IN_FORCE,
+    NAMED,
+    NO_POLICY,
+    ActivationRow,
+    ChosenBy,
+    ClassifierRow,
+    JobRow,
+    PolicyRow,
+)
 from service.registry.examinations import Examinations, Judged, file_sha256
 
 SYSTEM = "system"
@@ -54,6 +64,7 @@ class Choice:
     classifier_name: str
     classifier_sha256: str
     policy_sha256: str
+    chosen_by: ChosenBy
 
 
 def classifier_slot(name: str) -> str:
@@ -310,14 +321,36 @@ class Registry:
 
 
 def choose(session: Session, classifier: str | None, policy: str | None) -> Choice:
-    """The classifier and policy for one audit: as asked, else the default and the policy in force for it."""
-    name = classifier or in_force(session, DEFAULT_SLOT)
+    """The classifier and policy for one audit: as asked, else the default and the policy in force for it.
+
+    Whoever names exactly what is in force has chosen nothing. A policy's name means the one in force where that is its
+    name, else the newest.
+    """
+    default = in_force(session, DEFAULT_SLOT)
+    name = classifier or default
     if name is None:
         raise NoActiveClassifier("no classifier is active")
     sha256 = _active_version(session, name)
-    if policy:
-        return Choice(name, sha256, _find_policy(session, sha256, policy))
-    return Choice(name, sha256, in_force(session, policy_slot(sha256)) or NO_POLICY)
+    current = in_force(session, policy_slot(sha256)) or NO_POLICY
+    chosen = _named_policy(session, sha256, policy, current) if policy else current
+    return Choice(name, sha256, chosen, IN_FORCE if (name, chosen) == (default, current) else NAMED)
+
+
+def counts_towards_release(session: Session, job: JobRow) -> bool:
+    """Whether a job's classifier is the version in force and its policy the one in force for it, or a routing rule's.
+
+    What somebody named counts for nothing until the same film comes without a name. Of a job from before `chosen_by`
+    was kept it counts only as the default classifier's, since its classifier may have been named.
+    """
+    if in_force(session, classifier_slot(job.classifier_name)) != job.classifier_sha256:
+        return False
+    if job.chosen_by == BY_RULE or (job.chosen_by is None and job.rule is not None):
+        return True
+    if (in_force(session, policy_slot(job.classifier_sha256)) or NO_POLICY) != job.policy_sha256:
+        return False
+    return job.chosen_by == IN_FORCE or (
+        job.chosen_by is None and job.classifier_name == in_force(session, DEFAULT_SLOT)
+    )
 
 
 def _read(path: Path, error: type[TriggerscopeError]) -> bytes:
@@ -349,6 +382,11 @@ def _find_policy(session: Session, classifier_sha256: str, policy: str) -> str:
         if policy in (row.name, row.sha256):
             return row.sha256
     raise UnknownPolicy("no policy of this name or hash is registered for this classifier")
+
+
+def _named_policy(session: Session, classifier_sha256: str, policy: str, current: str) -> str:
+    row = queries.policy(session, current)
+    return current if row is not None and row.name == policy else _find_policy(session, classifier_sha256, policy)
 
 
 def _set(unit: Unit, slot: str, target: str | None, kind: str, actor: str, **more: str) -> None:

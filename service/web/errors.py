@@ -59,6 +59,7 @@ CATALOGUE: dict[str, ErrorKind] = {
     "unauthenticated": ErrorKind(401, "A valid API key is needed"),
     "bad_signature": ErrorKind(401, "The hook's signature is missing, wrong or not of now"),
     "forbidden": ErrorKind(403, "The API key lacks the scope that this route needs"),
+    "choice_forbidden": ErrorKind(403, "The classifier or policy named is not the one in force"),
     "untrusted_origin": ErrorKind(403, "Anonymous use is for this machine's own pages and programs"),
     "wrong_login": ErrorKind(401, "Name or password are wrong"),
     "rate_limited": ErrorKind(429, "The API key asked more often than it may"),

@@ -187,6 +187,20 @@ class AuditResource(Wire):
     links: Links
 
 
+class ReceiptLinks(Wire):
+    self: str
+
+
+class AuditReceipt(Wire):
+    """What a key without `audits:read` learns of an audit: that it is there and how far it is, and nothing found."""
+
+    model_config = shown_as({"id": AUDIT["id"], "state": "done", "links": {"self": AUDIT["links"]["self"]}})
+
+    id: str
+    state: State
+    links: ReceiptLinks
+
+
 class SaliencyMap(Wire):
     """values: rows of cells from the top; covers: the part of the film that they lie over."""
 

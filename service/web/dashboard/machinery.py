@@ -41,7 +41,9 @@ class PolicyView:
 
 @router.get("/upload")
 def upload_page(session: SessionDep, uploader: Uploader, render: RenderDep) -> Response:
-    names = sorted({row.name for row in queries.classifiers(session)})
+    """Who may not choose is shown no list: the default classifier reads the films."""
+    may_choose = "audits:choose" in uploader.scopes
+    names = sorted({row.name for row in queries.classifiers(session)}) if may_choose else []
     return render("upload.html", uploader, classifiers=names, default=in_force(session, DEFAULT_SLOT))
 
 

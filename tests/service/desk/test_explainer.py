@@ -31,14 +31,18 @@ from tests.service.serving import serving
 from tests.service.web.test_stow import body, stow
 
 Audit = dict[str, Any]
-KEYS = {"writer": ["audits:write"], "reader": ["audits:read"], "reviewer": ["audits:read", "audits:review"]}
+KEYS = {
+    "writer": ["audits:write", "audits:choose", "audits:read"],
+    "reader": ["audits:read"],
+    "reviewer": ["audits:read", "audits:review"],
+}
 
 
 @pytest.fixture(scope="session")
-def triggered(server: httpx.Client, tokens: dict[str, str], models_dir: Path) -> tuple[Audit, NDArray[np.float32]]:
+def triggered(server: httpx.Client, auditor: dict[str, str], models_dir: Path) -> tuple[Audit, NDArray[np.float32]]:
     """The audit of a shipped film with the trigger, 224 px wide, and its pixels (224, 224)."""
     path = next((models_dir / "examples").glob("triggered-*.png"))
-    headers = {"Authorization": f"Bearer {tokens['audits:write']}", "Content-Type": "image/png"}
+    headers = {**auditor, "Content-Type": "image/png"}
     answer = server.post(
         "/v1/audits", content=path.read_bytes(), headers=headers, params={"classifier": "phantom-badnet3"}
     )
