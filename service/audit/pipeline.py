@@ -17,13 +17,14 @@ from service.audit.calibration import Policy
 from service.audit.classifier import Classifier, Saliency
 from service.audit.evidence import Evidence, Finding, gather
 from service.audit.likeness import fingerprint_of
-from service.audit.localisation import tightened
+from service.audit.localisation import searched, tightened
 from service.audit.preprocessing import model_input, to_source
 from service.audit.verdict import Audit, Measurement, Verdict, judge, ranked, reported
 from service.films.radiograph import Limits, Radiograph, decode
 
 SCORES_VERSION = 1
 NO_POLICY = "there is no policy for this classifier, so nothing can be ranked"
+SEARCHED = "no map points at it: found by filling in one part of the film after another"
 OUTDATED_POLICY = "the policy was made for an earlier version of the score, so nothing can be ranked: calibrate anew"
 
 
