@@ -225,15 +225,16 @@ def _resized(pixels: FloatArray, height: int, width: int, preprocessing: Preproc
         down = resize_weights(pixels.shape[0], height, preprocessing, shrinks=shrinks)
         across = resize_weights(pixels.shape[1], width, preprocessing, shrinks=shrinks)
         found = (across @ (down @ np.asarray(values, dtype=np.float32)).T).T
-    return np.rint(found) / _LEVELS if eight_bit else found
+    return np.asarray(np.rint(found) / _LEVELS if eight_bit else found, dtype=np.float32)
 
 
 @lru_cache(maxsize=64)
 def resize_weights(source: int, target: int, preprocessing: Preprocessing, *, shrinks: bool) -> csr_array:
     """(target, source) float32: what each source pixel weighs in each resized one, along one axis, as OpenCV and torch
-    have it where nothing is antialiased, and OpenCV's `area`. Pixels outside the film repeat its border.
+    have it where nothing is antialiased, and OpenCV's `area`. Pixels outside the film repeat its border. Kept for the
+    next film of this size.
 
-    Kept for the next film of that size. shrinks: whether both axes do; OpenCV's `area` enlarges with a narrowed bilinear filter.
+    shrinks: whether both axes do; OpenCV's `area` enlarges with a narrowed bilinear filter.
     """
     if preprocessing.resampler == "area":
         first, weights = (_area if shrinks else _narrowed)(source, target)
@@ -256,11 +257,9 @@ def resize_weights(source: int, target: int, preprocessing: Preprocessing, *, sh
 
 def _places(source: int, target: int, offset: float, preprocessing: Preprocessing) -> Values:
     """(target,): where each resized pixel's `offset` lies on the source, in the arithmetic of the library."""
-    if preprocessing.library == "torch":
-        places: Values = (np.arange(target, dtype=np.float32) + np.float32(offset)) * np.float32(source / target)
-    else:
-        places = (np.arange(target) + offset) * (1 / (target / source))
-    return places
+    number: Any = np.float32 if preprocessing.library == "torch" else np.float64
+    scale = source / target if preprocessing.library == "torch" else 1 / (target / source)
+    return np.asarray((np.arange(target, dtype=number) + number(offset)) * number(scale))
 
 
 def _cubic(share: Values) -> Values:
