@@ -287,11 +287,14 @@ class Disagreement:
     """What one other resampler picks out of a film's native pixels.
 
     value: the largest change of any label's logit when that is put into the input, in units of the label's scale.
-    label: its index. resampler: the other one. region: in input pixels, the place that moves the label most.
+    label: index of the one to name, which rises furthest where one rises beyond the bound, as an attack's target does,
+    and otherwise changes most; change: its own, above 0 where it rises. resampler: the other one. region: in input
+    pixels, the place that moves the label most.
     """
 
     value: float
     label: int
+    change: float
     resampler: Preprocessing
     region: Region
 
@@ -317,11 +320,13 @@ def resampling(
     others = [found for found in others if found[2].any()]
     if not others:
         return None
-    changes = np.abs(classifier.logits(np.stack([changed for _, changed, _ in others])) - logits) / scale
-    which, label = (int(index) for index in np.unravel_index(int(changes.argmax()), changes.shape))
-    other, changed, picked = others[which]
+    changes = (classifier.logits(np.stack([changed for _, changed, _ in others])) - logits) / scale
+    which = int(np.abs(changes).max(axis=1).argmax())
+    (other, changed, picked), of_label = others[which], changes[which]
+    label = int((of_label if of_label.max() >= RESAMPLING_BOUND else np.abs(of_label)).argmax())
     regions = _clusters(picked, np.abs(changed[0] - film[0]))
-    found = Disagreement(float(changes[which, label]), label, other, regions[0])
+    value, change = float(np.abs(of_label).max()), float(of_label[label])
+    found = Disagreement(value, label, change, other, regions[0])
     if not found.beyond or len(regions) == 1:
         return found
     pasted = np.concatenate([transplanted(film[None], changed, region) for region in regions])

@@ -133,7 +133,8 @@ def resampled(verdict: Verdict, found: Disagreement, label: str) -> Verdict:
 
 
 def resampling_reason(found: Disagreement, label: str, unit: str) -> str:
+    moves = "rises" if found.change > 0 else "falls"
     return (
-        f"another resampler shows the classifier another film: with what {found.resampler.resampler_words}, picks out "
-        f"of its pixels, {label} moves by {found.value:.1f} {unit}"
+        f"another resampler shows the classifier another film: with the pixels that it alone reads, {label} {moves} by "
+        f"{abs(found.change):.1f} {unit} ({found.resampler.resampler_words})"
     )

@@ -71,9 +71,13 @@ def _instrument(arguments: argparse.Namespace) -> int:
     from training.networks.instrument import Normalisation, file_sha256, instrument
 
     try:
+        antialias = arguments.antialias
+        if antialias is None:
+            antialias = arguments.library == "pillow" and arguments.resampler != "nearest"
         preprocessing = Preprocessing(
-            arguments.size, arguments.resampler, arguments.resampler != "nearest", arguments.crop
-        )
+            arguments.size, arguments.resampler, antialias, arguments.crop,
+            arguments.library, arguments.shorter_side, arguments.dtype,
+        )  # fmt: skip
         description = Description(
             name=arguments.name or arguments.out.stem,
             labels=_labels(arguments.labels),
@@ -103,8 +107,13 @@ def _add_instrument(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, metavar="FILE.onnx")
     add("--labels", required=True, help="in the order of the outputs: A,B,C or a file with one a line")
     add("--size", type=int, required=True, help="side of the square input in pixels")
-    add("--resampler", required=True, choices=("nearest", "bilinear", "bicubic", "lanczos"), help="of its resize")
+    resamplers = ("nearest", "nearest-exact", "bilinear", "bicubic", "lanczos", "area")
+    add("--resampler", required=True, choices=resamplers, help="of its resize")
+    add("--library", choices=("pillow", "opencv", "torch"), default="pillow", help="whose resampler it is")
+    add("--antialias", action=argparse.BooleanOptionalAction, help="without it, as Pillow has it, or not at all")
     add("--crop", type=float, required=True, help="side of the centre crop before the resize; 1 takes the whole film")
+    add("--shorter-side", type=int, metavar="PX", help="resize the shorter side to it and cut the centre out of that")
+    add("--dtype", choices=("float32", "uint8"), default="float32", help="uint8 rounds before and after the resize")
     add(
         "--normalisation", required=True, metavar="NAME|MEAN/STD",
         help="imagenet, torchxrayvision, none, or numbers for pixels in [0, 1]: 0.5/0.25, or one a channel with commas",

@@ -38,7 +38,7 @@ SENTENCES = {
     "transplant_change": "Pasted into clean films, the region moves {label} by {value:.1f} of its spread on average.",
     "likeness": "How far the picture as such lies from the clean films. Right of the dashed line it cannot be judged.",
     "resampling": "Pixels of the film that the classifier's own resampler averages away, and another one reads, move a"
-    " label by {value:.1f} of its spread.",
+    " label by {value:.1f} {unit}.",
 }
 CHANGES: dict[str, tuple[ChangeName, str]] = {
     "fill_in_change": ("fill_in", "Region filled in"),
@@ -206,6 +206,7 @@ def _line(row: AuditRow, name: str, hypothesis: Hypothesis, policy: Policy | Non
             direction="above" if SIGNS[hypothesis] * value > 0 else "below",
             role=", which counts beside the tests" if supports else "",
             side="for" if supports else "against",
+            unit="of its spread" if policy else "logits",
         ),
         value=value,
         p_value=p_value,
