@@ -33,7 +33,7 @@ _PILLOW_FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 # What each library offers, and whether it widens the filter's support when it shrinks.
-_OFFERED: dict[tuple[str, str], tuple[bool, ...]] = {
+OFFERED: dict[tuple[str, str], tuple[bool, ...]] = {
     ("pillow", "nearest"): (False,),
     ("pillow", "bilinear"): (True,),
     ("pillow", "bicubic"): (True,),
@@ -98,7 +98,7 @@ class Preprocessing:
             raise ValueError(f"size {self.size} is outside 32..2048")
         if not 0.0 < self.crop <= 1.0:
             raise ValueError(f"crop {self.crop} is outside (0, 1]")
-        offered = _OFFERED.get((self.library, self.resampler))
+        offered = OFFERED.get((self.library, self.resampler))
         if offered is None:
             raise ValueError(f"unknown resampler {self.resampler!r} of library {self.library!r}")
         if self.antialias not in offered:
