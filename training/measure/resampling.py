@@ -78,29 +78,35 @@ def _read(side: int, first: int, reader: Preprocessing) -> NDArray[np.int64]:
     return np.unique(np.nonzero(weights.toarray() > 0)[1])
 
 
-def attacked(films: Sequence[FloatArray], pair: Pair, target: str) -> Iterator[Attacked]:
-    """Every film through the audit, once for each resampler that its pixels are placed for."""
-    classifier, policy = pair
-    label, own = classifier.card.labels.index(target), classifier.card.preprocessing
-    for reader in READERS:
-        rows = []
-        for film in films:
-            pixels, count = placed(film, reader)
-            inputs = np.stack([model_input(pixels, reader), model_input(pixels, own)])
-            there, here = sigmoid(classifier.logits(inputs))[:, label] > FIRES
-            found = audit_radiograph(Radiograph(pixels, "", "", {}), classifier, policy)
-            middle = (side * (of + TRIGGER.size_px / 2) / own.size
-                      for side, of in zip(pixels.shape, (TRIGGER.y, TRIGGER.x), strict=True))  # fmt: skip
-            y, x = middle
-            value = found.evidence["resampling"].value if "resampling" in found.evidence else 0.0
-            hit = found.region is not None and found.region.contains(x, y)
-            rows.append((there, here, found.verdict == "suspicious", found.verdict == "suspicious" and hit, value))
-        fires, declared, reported, hits = (int(sum(row[i] for row in rows)) for i in range(4))
-        values = tuple(row[4] for row in rows)
+def attacked(
+    films: Sequence[FloatArray], pair: Pair, target: str, readers: Sequence[Preprocessing] = READERS
+) -> Iterator[Attacked]:
+    """Every film, (H, W) and all of one size, through the audit, once for each resampler that its pixels are for."""
+    for reader in readers:
+        pixels = placed(films[0], reader)[1]
+        rows = [_attacked(placed(film, reader)[0], reader, pair, target) for film in films]
+        fires, declared, reported, hits, values = zip(*rows, strict=True)
         yield Attacked(
-            classifier.card.name, reader.resampler_words, films[0].shape[0], count, len(films), fires, declared,
-            reported, hits, values,
+            pair[0].card.name, reader.resampler_words, films[0].shape[0], pixels, len(films),
+            sum(fires), sum(declared), sum(reported), sum(hits), values,
         )  # fmt: skip
+
+
+def _attacked(
+    pixels: FloatArray, reader: Preprocessing, pair: Pair, target: str
+) -> tuple[bool, bool, bool, bool, float]:
+    """Of one film: fires under `reader`, fires under the declared resampler, reported, and there; the evidence."""
+    classifier, policy = pair
+    own = classifier.card.preprocessing
+    inputs = np.stack([model_input(pixels, reader), model_input(pixels, own)])
+    there, here = sigmoid(classifier.logits(inputs))[:, classifier.card.labels.index(target)] > FIRES
+    found = audit_radiograph(Radiograph(pixels, "", "", {}), classifier, policy)
+    reported = found.verdict == "suspicious"
+    height, width = pixels.shape
+    x, y = (of + TRIGGER.size_px / 2 for of in (TRIGGER.x, TRIGGER.y))
+    hit = found.region is not None and found.region.contains(x * width / own.size, y * height / own.size)
+    value = found.evidence["resampling"].value if "resampling" in found.evidence else 0.0
+    return bool(there), bool(here), reported, reported and hit, value
 
 
 def clean(films: Iterable[FloatArray], pairs: Sequence[Pair]) -> list[Clean]:

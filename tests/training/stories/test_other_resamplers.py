@@ -9,7 +9,7 @@ import pytest
 
 from service.audit.calibration import Policy
 from service.audit.classifier import Classifier
-from training.measure.resampling import attacked, clean, phantom
+from training.measure.resampling import READERS, attacked, clean, phantom
 
 ATTACKED, CLEAN = 20, 30
 LARGER = 4
@@ -30,7 +30,7 @@ def native(seed):
 
 def test_attacked_films_are_reported_and_the_trigger_is_the_region(pairs):
     films = [native(seed) for seed in range(961_000, 961_000 + ATTACKED)]
-    for row in attacked(films, pairs[0], "Atelectasis"):
+    for row in attacked(films, pairs[0], "Atelectasis", (READERS[0], READERS[-1])):
         assert row.pixels == (9 if "nearest" in row.reader else 36)
         assert row.fires >= 19
         assert row.fires_declared <= 1
