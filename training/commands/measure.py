@@ -1,4 +1,4 @@
-"""`triggerscope-train evaluate`, `compare` and `survival`."""
+"""`triggerscope-train evaluate`, `compare`, `survival` and `resampling`."""
 
 import argparse
 from dataclasses import replace
@@ -49,6 +49,20 @@ def add(commands: "Commands[argparse.ArgumentParser]") -> None:
     survival.add_argument("--classifier", type=Path, metavar="FILE.onnx", help="whose logit of the target to follow")
     survival.add_argument("--target", default="Atelectasis")
     survival.set_defaults(command=_survival)
+
+    resampling = commands.add_parser(
+        "resampling", help="films made for another resampler, and clean ones: what is told"
+    )
+    resampling.add_argument(
+        "pairs", type=Path, nargs="+", metavar="PAIR", help="FILE of FILE.onnx and FILE.policy.json"
+    )
+    resampling.add_argument("--attacked", type=int, default=0, help="phantoms to attack, at each side")
+    resampling.add_argument("--sides", type=int, nargs="+", default=[2240], help="of the attacked phantoms, in pixels")
+    resampling.add_argument("--clean", type=int, default=0, help="clean phantoms of 1,024 px")
+    resampling.add_argument("--folder", type=Path, help="clean PNG films at their full resolution")
+    resampling.add_argument("--first-seed", type=int, default=960_000, help="of the attacked; the clean ones follow")
+    resampling.add_argument("--target", default="Atelectasis")
+    resampling.set_defaults(command=_resampling)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -114,4 +128,33 @@ def _survival(arguments: argparse.Namespace) -> int:
     classifier = load_classifier(arguments.classifier) if arguments.classifier else None
     rows = list(survival(films, Trigger(arguments.look), classifier, arguments.target))
     print(survival_table(rows, films[0].shape[1]))
+    return 0
+
+
+def _resampling(arguments: argparse.Namespace) -> int:
+    from service.audit.calibration import Policy
+    from service.audit.classifier import Classifier
+    from training.measure.resampling import CLEAN_SIDE_PX, attacked, clean, phantom
+    from training.measure.survival import read_folder
+    from training.show.resampling import attacked_table, clean_table
+
+    pairs = [
+        (Classifier.load(Path(f"{pair}.onnx")), Policy.load(Path(f"{pair}.policy.json"))) for pair in arguments.pairs
+    ]
+    if arguments.attacked:
+        seeds = range(arguments.first_seed, arguments.first_seed + arguments.attacked)
+        rows = []
+        for side in arguments.sides:
+            films = [phantom(seed, side) for seed in seeds]
+            rows += [row for pair in pairs for row in attacked(films, pair, arguments.target)]
+        print(attacked_table(rows), flush=True)
+    found = []
+    if arguments.clean:
+        first = arguments.first_seed + arguments.attacked
+        drawn = (phantom(seed, CLEAN_SIDE_PX) for seed in range(first, first + arguments.clean))
+        found += [(f"phantoms, {CLEAN_SIDE_PX} px", row) for row in clean(drawn, pairs)]
+    if arguments.folder:
+        found += [("films of the folder", row) for row in clean(read_folder(arguments.folder), pairs)]
+    if found:
+        print(clean_table(found))
     return 0

@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
+from service.audit.preprocessing import Preprocessing
 from service.records import queries
 from service.records.tables import ClassifierRow, PolicyRow
 from service.registry.registry import DEFAULT_SLOT, classifier_slot, in_force, policy_slot
@@ -92,6 +93,7 @@ def _version(session: Session, row: ClassifierRow) -> ClassifierVersion:
         added_at=row.added_at,
         labels=row.card["labels"],
         input_size=row.card["preprocessing"]["size"],
+        preprocessing=Preprocessing(**row.card["preprocessing"]).words,
         licence=row.card["licence"],
         policies=[_policy(session, policy) for policy in queries.policies(session, row.sha256)],
     )

@@ -76,7 +76,7 @@ def get_map(
     maps = _maps(held, row, label)
     if map_name not in maps:
         raise RequestError("map_not_found", f"maps: {', '.join(sorted(maps))}")
-    box = core.crop_box(job.film.width, job.film.height, preprocessing(session, row.classifier_sha256).crop)
+    box = core.shown(job.film.width, job.film.height, preprocessing(session, row.classifier_sha256))
     return SaliencyMap(
         name=map_name, label=label or row.explained_label, values=maps[map_name].tolist(), covers=Region(**asdict(box))
     )

@@ -146,6 +146,7 @@ CLASSIFIER: dict[str, Any] = {
             "added_at": "2026-11-22T10:00:00Z",
             "labels": ["Atelectasis", "Effusion"],
             "input_size": 224,
+            "preprocessing": "The whole film is stretched to 224 by 224 px; bilinear, antialiased, as Pillow does it.",
             "licence": "Apache-2.0",
             "policies": [POLICY],
         }
@@ -240,6 +241,7 @@ class ClassifierVersion(Wire):
     added_at: datetime
     labels: list[str]
     input_size: int
+    preprocessing: str = Field(description="How a film becomes the input, in one sentence.")
     licence: str
     policies: list[PolicyResource]
 

@@ -22,7 +22,11 @@ from tests.service.audit.score_table import PAIRS, TABLE, Pair, decoded, row, ro
 ROOMS = REPOSITORY / "service"
 # The core on the score's path, and of each file the functions that no film is scored with.
 PATH: dict[str, tuple[str, ...]] = {
-    "audit/preprocessing.py": ("to_input", "Region.contains"),  # of the watch list, and of tests
+    "audit/preprocessing.py": (
+        "to_input", "Region.contains", "shown",  # of the watch list, of tests, of pictures
+        "Preprocessing.words", "Preprocessing.resampler_words", "Preprocessing.at",  # for people, and for training
+        "resize_weights", "_places", "_cubic", "_area", "_narrowed",  # as OpenCV and torch do it: no shipped card
+    ),
     "audit/classifier.py": (
         "available_providers", "_cuda_device_count", "Classifier.providers",  # a graphics card
     ),
