@@ -123,11 +123,11 @@ def test_a_detector_without_a_gradient_is_found_and_its_place_too() -> None:
     """Proof and differences hold for it: nothing is hidden from the graph, but no map points at the trigger."""
     classifier = opened(examined(rogues.with_a_saturating_detector()), providers=CPU)
     policy = calibrated(classifier)
-    shown = rogues.triggered(films(7000, 10))
+    shown = rogues.triggered(films(7000, 6))
     assert (classifier.logits(shown)[:, rogues.TARGET] > 5).all()  # the attack works on all of them
     audits = [audit_radiograph(radiograph(pixels), classifier, policy) for pixels in shown]
-    assert [audit.verdict for audit in audits] == ["suspicious"] * 10
-    assert sum(holds(audit.region) for audit in audits) >= 9
+    assert [audit.verdict for audit in audits] == ["suspicious"] * 6
+    assert sum(holds(audit.region) for audit in audits) >= 5
     assert any("part of the film after another" in reason for reason in audits[0].reasons)
 
 
