@@ -17,7 +17,9 @@ def add(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = command(actions, "activate", _activate, "put a policy in force for a classifier")
     parser.add_argument("classifier")
     parser.add_argument("policy", metavar="NAME|SHA256")
-    parser.add_argument("--despite-warnings", default="", metavar="REASON", help="why a policy with warnings goes into force")
+    parser.add_argument(
+        "--despite-warnings", default="", metavar="REASON", help="why a policy with warnings goes into force"
+    )
     command(actions, "rollback", _rollback, "return to the policy before").add_argument("classifier")
 
 

@@ -170,7 +170,9 @@ class Registry:
             if not self._warnings(sha256):
                 reason = ""
             elif not reason:
-                raise WarnedPolicy("the policy has warnings: say why it goes into force despite them, or calibrate anew")
+                raise WarnedPolicy(
+                    "the policy has warnings: say why it goes into force despite them, or calibrate anew"
+                )
             _set(unit, policy_slot(classifier_sha256), sha256, "policy.activated", actor, reason)
             return sha256
 
@@ -333,7 +335,9 @@ def _append(
     row.despite_warnings = despite_warnings or None
     unit.session.add(row)
     unit.session.flush()
-    unit.record(kind, slot, actor, target=target, **({"despite_warnings": despite_warnings} if despite_warnings else {}))
+    unit.record(
+        kind, slot, actor, target=target, **({"despite_warnings": despite_warnings} if despite_warnings else {})
+    )
 
 
 def _policy_row(policy: Policy, actor: str) -> PolicyRow:

@@ -1,11 +1,11 @@
-"""`triggerscope-train evaluate`, `compare` and `survival`."""
+"""`triggerscope-train evaluate`, `compare`, `survival` and `poisoned-calibration`."""
 
 import argparse
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from training.attack.config import read_run
+from training.attack.config import RunError, read_run
 from training.attack.data import DataError, in_split, read_films
 from training.commands.attacks import FAMILIES
 from training.commands.films import Commands, add_films, read_listed
@@ -49,6 +49,22 @@ def add(commands: "Commands[argparse.ArgumentParser]") -> None:
     survival.add_argument("--classifier", type=Path, metavar="FILE.onnx", help="whose logit of the target to follow")
     survival.add_argument("--target", default="Atelectasis")
     survival.set_defaults(command=_survival)
+
+    poisoned = commands.add_parser("poisoned-calibration", help="calibrate on phantoms of which some carry the trigger")
+    poisoned.add_argument("run", type=Path, metavar="RUN.toml", help="the run whose trigger they carry")
+    poisoned.add_argument("--classifier", type=Path, required=True, metavar="FILE.onnx")
+    poisoned.add_argument(
+        "--policy", type=Path, required=True, metavar="FILE.policy.json", help="whose receivers serve"
+    )
+    poisoned.add_argument("--draws", type=int, default=5, help="calibrations at each rate")
+    poisoned.add_argument("--clean-draws", type=int, default=50)
+    poisoned.add_argument("--pool", type=int, default=1000, help="phantoms that the draws are from")
+    poisoned.add_argument("--test", type=int, default=100, help="further phantoms, read clean and with the trigger")
+    poisoned.add_argument("--first-phantom", type=int, default=40000, help="seed of the first phantom")
+    poisoned.add_argument("--seed", type=int, default=0, help="of the draws")
+    poisoned.add_argument("--threads", type=int, default=1)
+    poisoned.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    poisoned.set_defaults(command=_poisoned_calibration)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -114,4 +130,39 @@ def _survival(arguments: argparse.Namespace) -> int:
     classifier = Classifier.load(arguments.classifier) if arguments.classifier else None
     rows = list(survival(films, Trigger(arguments.look), classifier, arguments.target))
     print(survival_table(rows, films[0].shape[1]))
+    return 0
+
+
+def _poisoned_calibration(arguments: argparse.Namespace) -> int:
+    from service.audit.calibration import Policy
+    from service.audit.pipeline import SCORES_VERSION
+    from training.measure.poisoned_calibration import Films, Plan, Remembering, poisoned_calibration
+    from training.measure.results import write_result
+    from training.show.poisoned_calibration import poisoned_calibration_table
+
+    run, classifier = read_run(arguments.run), Remembering.load(arguments.classifier)
+    if run.trigger is None:
+        raise RunError(f"run {run.name} has no trigger")
+    seeds = range(arguments.first_phantom, arguments.first_phantom + arguments.pool + arguments.test)
+    pool, test = (
+        Films.made(chosen, classifier, run.trigger, run.seed)
+        for chosen in (seeds[: arguments.pool], seeds[arguments.pool :])
+    )
+    result = poisoned_calibration(
+        classifier,
+        pool,
+        test,
+        Policy.load(arguments.policy).reference.receivers,
+        Plan(draws=arguments.draws, clean_draws=arguments.clean_draws, seed=arguments.seed),
+        arguments.threads,
+        lambda draw: print(f"{100 * draw.rate:g} % seed {draw.seed}: {draw}", flush=True),
+    )
+    facts = {
+        "title": f"{classifier.card.name}, phantoms",
+        "scores_version": SCORES_VERSION,
+        "phantoms": [seeds[0], seeds[-1]],
+    }
+    write_result(arguments.out, facts | result)
+    print(poisoned_calibration_table(result))
+    print(arguments.out)
     return 0

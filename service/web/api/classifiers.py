@@ -117,5 +117,7 @@ def _policy(session: Session, registry: Registry, row: PolicyRow) -> PolicyResou
         active=in_force(session, policy_slot(row.classifier_sha256)) == row.sha256,
         warnings=list(policy.warnings) if policy else [],
         films_left_out=sum(policy.left_out) if policy else 0,
-        override=Override(at=override.at, by=override.actor, reason=override.despite_warnings or "") if override else None,
+        override=Override(at=override.at, by=override.actor, reason=override.despite_warnings or "")
+        if override
+        else None,
     )

@@ -1,12 +1,16 @@
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from service.audit.classifier import Classifier
 from service.errors import ClassifierError, PolicyError
+from service.ledger.verify import verify
 from service.records import queries
 from service.records.session import Database
+from service.records.tables import EventRow
 from service.registry.registry import (
     DEFAULT_SLOT,
     NoActiveClassifier,
@@ -14,9 +18,11 @@ from service.registry.registry import (
     Registry,
     UnknownClassifier,
     UnknownPolicy,
+    WarnedPolicy,
     choose,
     classifier_slot,
     in_force,
+    policy_slot,
 )
 
 NAME = "phantom-badnet3"
@@ -165,3 +171,43 @@ def test_a_known_file_is_not_loaded_again_at_the_next_start(
     with sqlite_database.read() as session:
         assert registry.classifier(in_force(session, classifier_slot(NAME)) or "").card.name == NAME
     assert len(loads) == 2
+
+
+def warned(folder: Path) -> str:
+    """The folder's policy, with a warning; its name."""
+    [path] = folder.glob("*.policy.json")
+    table = json.loads(path.read_bytes()) | {"name": "warned", "warnings": ["6 of 96 films stand apart"]}
+    path.write_text(json.dumps(table))
+    return "warned"
+
+
+def test_a_policy_with_warnings_goes_into_force_only_for_a_reason(
+    database: Database, folder: Path, tmp_path: Path
+) -> None:
+    name = warned(folder)
+    registry = Registry(database, folder, tmp_path / "kept", Classifier.from_bytes)
+    registry.synchronise()
+    with database.read() as session:
+        assert choose(session, NAME, None).policy_sha256 == ""
+        [policy] = queries.policies(session)
+    for reason in ("", "  "):
+        with pytest.raises(WarnedPolicy):
+            registry.activate_policy(NAME, name, "chief", reason)
+    assert registry.activate_policy(NAME, name, "chief", "looked at all six: pacemakers") == policy.sha256
+    registry.synchronise()
+    with database.read() as session:
+        assert choose(session, NAME, None).policy_sha256 == policy.sha256
+        override = queries.override(session, policy.sha256)
+        event = session.scalars(select(EventRow).where(EventRow.kind == "policy.activated")).one()
+    assert override is not None
+    assert (override.actor, override.despite_warnings) == ("chief", "looked at all six: pacemakers")
+    assert (event.actor, event.payload["despite_warnings"]) == ("chief", "looked at all six: pacemakers")
+    assert not [fault for fault in verify(database, "").faults if fault.place == policy_slot(policy.classifier_sha256)]
+
+
+def test_a_reason_without_a_warning_is_not_kept(sqlite_database: Database, registry: Registry) -> None:
+    with sqlite_database.read() as session:
+        [policy] = queries.policies(session)
+    registry.activate_policy(NAME, policy.name, "test", "no reason needed")
+    with sqlite_database.read() as session:
+        assert queries.override(session, policy.sha256) is None
