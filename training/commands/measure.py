@@ -58,8 +58,7 @@ def add(commands: "Commands[argparse.ArgumentParser]") -> None:
     )
     poisoned.add_argument("--draws", type=int, default=5, help="calibrations at each rate")
     poisoned.add_argument("--clean-draws", type=int, default=50)
-    poisoned.add_argument("--pool", type=int, default=1000, help="phantoms that the draws are from")
-    poisoned.add_argument("--test", type=int, default=100, help="further phantoms, read clean and with the trigger")
+    poisoned.add_argument("--pool", type=int, default=700, help="phantoms that draws and test films are from")
     poisoned.add_argument("--first-phantom", type=int, default=40000, help="seed of the first phantom")
     poisoned.add_argument("--seed", type=int, default=0, help="of the draws")
     poisoned.add_argument("--threads", type=int, default=1)
@@ -143,15 +142,10 @@ def _poisoned_calibration(arguments: argparse.Namespace) -> int:
     run, classifier = read_run(arguments.run), Remembering.load(arguments.classifier)
     if run.trigger is None:
         raise RunError(f"run {run.name} has no trigger")
-    seeds = range(arguments.first_phantom, arguments.first_phantom + arguments.pool + arguments.test)
-    pool, test = (
-        Films.made(chosen, classifier, run.trigger, run.seed)
-        for chosen in (seeds[: arguments.pool], seeds[arguments.pool :])
-    )
+    pool = Films.made(arguments.first_phantom, arguments.pool, classifier, run.trigger, run.seed)
     result = poisoned_calibration(
         classifier,
         pool,
-        test,
         Policy.load(arguments.policy).reference.receivers,
         Plan(draws=arguments.draws, clean_draws=arguments.clean_draws, seed=arguments.seed),
         arguments.threads,
@@ -160,7 +154,7 @@ def _poisoned_calibration(arguments: argparse.Namespace) -> int:
     facts = {
         "title": f"{classifier.card.name}, phantoms",
         "scores_version": SCORES_VERSION,
-        "phantoms": [seeds[0], seeds[-1]],
+        "first_phantom": arguments.first_phantom,
     }
     write_result(arguments.out, facts | result)
     print(poisoned_calibration_table(result))

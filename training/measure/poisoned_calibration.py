@@ -1,10 +1,12 @@
 """Calibration sets in which some films carry the trigger: is there a warning, and what does the policy still find?"""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -57,27 +59,27 @@ def _key(batch: FloatArray) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Films:
-    """Phantoms as the classifier sees them, clean and with the trigger, (N, 1, S, S), and whose they are."""
+    """Phantoms of different patients as the classifier sees them, clean and with the trigger, (N, 1, S, S)."""
 
     clean: FloatArray
     triggered: FloatArray
-    patients: list[str]
 
     @classmethod
-    def made(cls, seeds: Sequence[int], classifier: Classifier, trigger: Trigger, run_seed: int) -> "Films":
+    def made(cls, first: int, count: int, classifier: Classifier, trigger: Trigger, run_seed: int) -> "Films":
+        """`count` phantoms from the seed `first` on."""
+        seeds = islice((seed for seed in itertools.count(first) if patient_of(seed) == seed), count)
         clean = np.stack([model_input(make(seed, FILM_PX).pixels, classifier.card.preprocessing) for seed in seeds])
         triggered = np.stack(
             [stamp(film[0], trigger, film_stream(run_seed, index))[0][None] for index, film in enumerate(clean)]
         )
-        return cls(clean, triggered, [str(patient_of(seed)) for seed in seeds])
+        return cls(clean, triggered)
 
-    def draw(self, count: int, poisoned: int, rng: np.random.Generator) -> list[CalibrationFilm]:
-        """`count` different films, the first `poisoned` of them with the trigger, which their names say."""
-        chosen = rng.permutation(len(self.clean))[:count]
+    def calibration(self, chosen: NDArray[np.int64], poisoned: int) -> list[CalibrationFilm]:
+        """The chosen films, the first `poisoned` of them with the trigger, which their names say."""
         return [
-            CalibrationFilm(self.triggered[index], self.patients[index], f"{TRIGGERED} {index}")
+            CalibrationFilm(self.triggered[index], str(index), f"{TRIGGERED} {index}")
             if place < poisoned
-            else CalibrationFilm(self.clean[index], self.patients[index], f"clean {index}")
+            else CalibrationFilm(self.clean[index], str(index), f"clean {index}")
             for place, index in enumerate(chosen)
         ]
 
@@ -106,19 +108,21 @@ class Draw:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """films: of a calibration set. rates: shares of them with the trigger. draws: of each rate; clean_draws: of rate 0.
-    The policies of the first `draws` draws are tried on test films, the others only looked at for a warning."""
+    clean_test, triggered_test: films outside of a draw that its policy is tried on, for the first `draws` draws of a
+    rate; of further clean draws only the warning counts."""
 
     films: int = 330
     rates: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2)
     draws: int = 5
     clean_draws: int = 50
+    clean_test: int = 300
+    triggered_test: int = 100
     seed: int = 0
 
 
 def poisoned_calibration(
     classifier: Classifier,
     pool: Films,
-    test: Films,
     receivers: FloatArray,
     plan: Plan,
     threads: int = 1,
@@ -129,8 +133,7 @@ def poisoned_calibration(
     wanted += [(0.0, seed) for seed in range(plan.clean_draws)]
 
     def one(rate: float, seed: int) -> Draw:
-        tried = test if seed < plan.draws else None
-        found = _draw(classifier, pool, tried, receivers, plan, rate, seed)
+        found = _draw(classifier, pool, receivers, plan, rate, seed)
         progress(found)
         return found
 
@@ -142,17 +145,16 @@ def poisoned_calibration(
         "false_positive_rate": FALSE_POSITIVE_RATE,
         "plan": asdict(plan),
         "pool": len(pool.clean),
-        "test": len(test.clean),
         "rates": {str(rate): _figures([d for d in draws if d.rate == rate]) for rate in (0.0, *plan.rates)},
         "draws": [asdict(draw) for draw in draws],
     }
 
 
-def _draw(
-    classifier: Classifier, pool: Films, test: Films | None, receivers: FloatArray, plan: Plan, rate: float, seed: int
-) -> Draw:
-    poisoned = round(rate * plan.films)
-    films = pool.draw(plan.films, poisoned, np.random.default_rng([plan.seed, round(1000 * rate), seed]))
+def _draw(classifier: Classifier, pool: Films, receivers: FloatArray, plan: Plan, rate: float, seed: int) -> Draw:
+    order = np.random.default_rng([plan.seed, round(1000 * rate), seed]).permutation(len(pool.clean))
+    chosen, others = np.split(order, [plan.films])
+    poisoned, tried = round(rate * plan.films), seed < plan.draws
+    films = pool.calibration(chosen, poisoned)
     reference, ranked = split_by_patient(films)
     left_out: list[CalibrationFilm] = []
     policy = calibrate(
@@ -178,8 +180,8 @@ def _draw(
         threshold=policy.threshold,
         band=policy.band,
         band_at_worst=policy.band_at_worst,
-        tpr=_reached(test.triggered, classifier, policy) if test else None,
-        fpr=_reached(test.clean, classifier, policy) if test else None,
+        tpr=_reached(pool.triggered[others[: plan.triggered_test]], classifier, policy) if tried else None,
+        fpr=_reached(pool.clean[others[: plan.clean_test]], classifier, policy) if tried else None,
     )
 
 
