@@ -14,23 +14,23 @@ from training.show.poisoned_calibration import poisoned_calibration_table
 
 @pytest.fixture(scope="module")
 def pool() -> Films:
-    clean = np.stack([make(seed, SIZE).pixels[None] for seed in range(180)])
+    clean = np.stack([make(seed, SIZE).pixels[None] for seed in range(240)])
     trigger = Trigger("white", 5, "corner")
     return Films(clean, np.stack([stamp(film[0], trigger, np.random.default_rng(0))[0][None] for film in clean]))
 
 
 def test_every_draw_is_told_and_added_up(pool: Films) -> None:
-    plan = Plan(films=170, rates=(0.02,), draws=1, clean_draws=2, clean_test=8, triggered_test=4)
+    plan = Plan(films=230, rates=(0.02,), draws=1, clean_draws=2, clean_test=8, triggered_test=4)
     classifier = Remembering.load(CLASSIFIER)
     assert isinstance(classifier, Remembering)
     found = poisoned_calibration(classifier, pool, pool.clean[:2], plan)
     assert [(draw["rate"], draw["seed"], draw["poisoned"]) for draw in found["draws"]] == [
-        (0.02, 0, 3), (0.0, 0, 0), (0.0, 1, 0)
+        (0.02, 0, 5), (0.0, 0, 0), (0.0, 1, 0)
     ]  # fmt: skip
     assert (found["rates"]["0.0"]["draws"], found["rates"]["0.02"]["draws"]) == (2, 1)
     assert found["draws"][2]["tpr"] is None
     assert 0 <= found["rates"]["0.0"]["fpr"]["value"] <= 1
-    assert "| 3 of 170 (2 %) | 1 |" in poisoned_calibration_table(found)
+    assert "| 5 of 230 (2 %) | 1 |" in poisoned_calibration_table(found)
 
 
 def test_what_was_asked_before_is_answered_from_memory(pool: Films) -> None:
