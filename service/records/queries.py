@@ -136,6 +136,12 @@ def activation_in_force(session: Session, slot: str) -> ActivationRow | None:
     return session.scalar(statement)
 
 
+def override(session: Session, policy_sha256: str) -> ActivationRow | None:
+    """The last time that a policy was put in force despite its warnings."""
+    given = ActivationRow.target == policy_sha256, ActivationRow.despite_warnings.is_not(None)
+    return session.scalar(select(ActivationRow).where(*given).order_by(ActivationRow.id.desc()).limit(1))
+
+
 # Films and the queue
 
 

@@ -106,7 +106,10 @@ class PolicyRow(Tables):
 
 
 class ActivationRow(Tables):
-    """What a slot was set to. The latest row of a slot is in force; `previous_id` is where a rollback returns to."""
+    """What a slot was set to. The latest row of a slot is in force; `previous_id` is where a rollback returns to.
+
+    despite_warnings: why a policy with warnings was put in force all the same.
+    """
 
     __tablename__ = "activations"
     __table_args__ = (Index(None, "slot", "id"),)
@@ -117,6 +120,7 @@ class ActivationRow(Tables):
     previous_id: Mapped[int | None] = mapped_column(ForeignKey("activations.id"))
     at: Mapped[datetime]
     actor: Mapped[str] = mapped_column(String(80))
+    despite_warnings: Mapped[str | None] = mapped_column(String(500))
 
 
 class FilmRow(Tables):

@@ -34,6 +34,7 @@ from service.registry.examinations import Examinations, Judged, file_sha256
 
 SYSTEM = "system"
 DEFAULT_SLOT = "default"
+LONGEST_REASON = 500  # characters
 log = structlog.get_logger()
 
 
@@ -49,6 +50,12 @@ class NoActiveClassifier(TriggerscopeError):
 
 class UnknownPolicy(TriggerscopeError):
     code = "unknown_policy"
+
+
+class WarnedPolicy(TriggerscopeError):
+    """A policy whose calibration gave warnings, without a reason to put it in force all the same."""
+
+    code = "warned_policy"
 
 
 class NothingToRollBack(TriggerscopeError):
@@ -186,12 +193,24 @@ class Registry:
     def rollback_classifier(self, name: str, actor: str) -> str | None:
         return self._rollback(classifier_slot(name), "classifier.rolled_back", actor)
 
-    def activate_policy(self, classifier_name: str, policy: str, actor: str) -> str:
-        """Put a policy, by name or hash, in force for the version of a classifier that is in force."""
+    def activate_policy(self, classifier_name: str, policy: str, actor: str, despite_warnings: str = "") -> str:
+        """Put a policy, by name or hash, in force for the version of a classifier that is in force.
+
+        despite_warnings: why a policy with warnings goes into force all the same; it is kept with the activation and
+        in the log. Raises WarnedPolicy where it is needed and missing.
+        """
+        reason = despite_warnings.strip()[:LONGEST_REASON]
         with self._database.write() as unit:
             classifier_sha256 = _active_version(unit.session, classifier_name)
             sha256 = _find_policy(unit.session, classifier_sha256, policy)
-            _set(unit, policy_slot(classifier_sha256), sha256, "policy.activated", actor)
+            if not self._warnings(sha256):
+                reason = ""
+            elif not reason:
+                raise WarnedPolicy(
+                    "the policy has warnings: say why it goes into force despite them, or calibrate anew"
+                )
+            given = {"despite_warnings": reason} if reason else {}
+            _set(unit, policy_slot(classifier_sha256), sha256, "policy.activated", actor, **given)
             return sha256
 
     def rollback_policy(self, classifier_name: str, actor: str) -> str | None:
@@ -217,6 +236,10 @@ class Registry:
     def policy_file(self, sha256: str) -> bytes:
         """A registered policy as the file that was added."""
         return _read(self._policy_path(sha256), PolicyError)
+
+    def _warnings(self, sha256: str) -> tuple[str, ...]:
+        policy = self.policy(sha256)
+        return policy.warnings if policy else ()
 
     def _read_unchanged_policy(self, sha256: str) -> Policy:
         policy = read_policy(_read(self._policy_path(sha256), PolicyError))
@@ -285,7 +308,11 @@ class Registry:
         row = self.add_policy(path, SYSTEM)
         slot = policy_slot(row.classifier_sha256)
         with self._database.write() as unit:
-            if queries.activation_in_force(unit.session, slot) is None:
+            if queries.activation_in_force(unit.session, slot) is not None:
+                return
+            if self._warnings(row.sha256):
+                log.warning("models.policy_with_warnings_not_active", policy=row.name, sha256=row.sha256)
+            else:
                 _set(unit, slot, row.sha256, "policy.activated", SYSTEM)
 
     def _set_default_if_unset(self, wanted: str) -> None:
@@ -397,7 +424,10 @@ def _set(unit: Unit, slot: str, target: str | None, kind: str, actor: str, **mor
 def _append(
     unit: Unit, slot: str, target: str | None, previous_id: int | None, kind: str, actor: str, **more: str
 ) -> None:
-    unit.session.add(ActivationRow(slot=slot, target=target, previous_id=previous_id, at=utc_now(), actor=actor))
+    """more: what the event says beside; a reason for a policy with warnings stays with its row too."""
+    row = ActivationRow(slot=slot, target=target, previous_id=previous_id, at=utc_now(), actor=actor)
+    row.despite_warnings = more.get("despite_warnings")
+    unit.session.add(row)
     unit.session.flush()
     unit.record(kind, slot, actor, target=target, **more)
 

@@ -86,6 +86,7 @@ CATALOGUE: dict[str, ErrorKind] = {
     "unsuitable_reader": ErrorKind(422, "Nobody of this name may review"),
     "unknown_classifier": ErrorKind(404, "No active classifier has this name"),
     "unknown_policy": ErrorKind(404, "The classifier has no policy of this name or hash"),
+    "warned_policy": ErrorKind(409, "The policy has warnings and no reason was given to put it in force despite them"),
     "no_active_classifier": ErrorKind(409, "No classifier was named and none is the default"),
     "nothing_to_roll_back": ErrorKind(409, "Nothing was in force before"),
     "unknown_destination": ErrorKind(404, "The rules name no destination so"),

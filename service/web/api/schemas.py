@@ -121,6 +121,9 @@ POLICY: dict[str, Any] = {
     "false_positive_rate": 0.01,
     "created_at": "2026-11-22T10:00:00+00:00",
     "active": True,
+    "warnings": [],
+    "films_left_out": 0,
+    "override": None,
 }
 WATCHED: dict[str, Any] = {
     "id": "8a2c0a4d9b7e41c38a5d1f0e2b3c4d5e",
@@ -222,6 +225,14 @@ class AuditPage(Wire):
     next: str | None = Field(description="Cursor of the following page; null on the last one.")
 
 
+class Override(Wire):
+    """Who put a policy in force despite its warnings, when, and why."""
+
+    at: datetime
+    by: str
+    reason: str
+
+
 class PolicyResource(Wire):
     model_config = shown_as(POLICY)
 
@@ -233,6 +244,9 @@ class PolicyResource(Wire):
     false_positive_rate: float
     created_at: str
     active: bool
+    warnings: list[str] = Field(description="What calibration found suspect; with any, it takes a reason to activate.")
+    films_left_out: int = Field(description="Films that calibration left out since they may carry a trigger.")
+    override: Override | None = Field(description="The last time it was put in force despite its warnings.")
 
 
 class ClassifierVersion(Wire):
@@ -274,6 +288,9 @@ class Activation(Wire):
 
 class PolicyActivation(Wire):
     policy: str = Field(description="Name or SHA-256.", examples=["phantom-badnet3-phantom"])
+    despite_warnings: str = Field(
+        default="", max_length=500, description="Why a policy with warnings goes into force; kept in the log."
+    )
 
 
 class InForce(Wire):

@@ -50,7 +50,7 @@ def upload_page(session: SessionDep, uploader: Uploader, render: RenderDep) -> R
 @router.get("/classifiers")
 def classifiers_page(session: SessionDep, held: ResourcesDep, reader: Reader, render: RenderDep) -> Response:
     names = sorted({row.name for row in queries.classifiers(session)})
-    found = [classifier_resource(session, name) for name in names]
+    found = [classifier_resource(session, held.registry, name) for name in names]
     cards = {row.sha256: row.card for row in queries.classifiers(session)}
     policies = _policies(session, held, found)
     return render("classifiers.html", reader, classifiers=found, cards=cards, policies=policies, block=BLOCK)
@@ -64,7 +64,9 @@ def change_classifier(held: ResourcesDep, submitted: AdministratorForm, name: Na
         "activate": lambda: held.registry.activate_classifier(name, target or None, actor),
         "rollback": lambda: held.registry.rollback_classifier(name, actor),
         "retire": lambda: held.registry.retire_classifier(name, actor),
-        "activate-policy": lambda: held.registry.activate_policy(name, target, actor),
+        "activate-policy": lambda: held.registry.activate_policy(
+            name, target, actor, submitted.value("despite_warnings")
+        ),
         "rollback-policy": lambda: held.registry.rollback_policy(name, actor),
     }
     change = changes.get(submitted.value("change"))

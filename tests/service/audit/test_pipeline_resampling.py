@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from service.audit.calibration import Policy
-from service.audit.classifier import Classifier
 from service.audit.evidence import RESAMPLING_BOUND
 from service.audit.pipeline import audit_radiograph
 from service.audit.preprocessing import Region
 from service.films.radiograph import Limits, Radiograph, decode
+from service.graphs.examiner import load_classifier
 from tests.conftest import REPOSITORY
 
 SIDE = 1120  # five film pixels an input pixel
@@ -20,7 +20,7 @@ READ = [5 * x + 2 for x in (218, 219, 220)]  # by bilinear without antialias, at
 @pytest.fixture(scope="module")
 def backdoored(models_dir):
     name = models_dir / "phantom-badnet3"
-    return Classifier.load(name.with_suffix(".onnx")), Policy.load(name.with_suffix(".policy.json"))
+    return load_classifier(name.with_suffix(".onnx")), Policy.load(name.with_suffix(".policy.json"))
 
 
 @pytest.fixture(scope="module")

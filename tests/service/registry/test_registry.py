@@ -3,12 +3,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from service.errors import ClassifierError, PolicyError
 from service.graphs.examiner import Examiner
+from service.ledger.verify import verify
 from service.records import queries
 from service.records.session import Database
-from service.records.tables import JobRow
+from service.records.tables import EventRow, JobRow
 from service.registry.examinations import Examinations
 from service.registry.registry import (
     DEFAULT_SLOT,
@@ -17,10 +19,12 @@ from service.registry.registry import (
     Registry,
     UnknownClassifier,
     UnknownPolicy,
+    WarnedPolicy,
     choose,
     classifier_slot,
     counts_towards_release,
     in_force,
+    policy_slot,
 )
 
 NAME = "phantom-badnet3"
@@ -216,3 +220,43 @@ def test_what_counts_towards_a_release(
     registry.retire_classifier(NAME, "test")
     with sqlite_database.read() as session:
         assert not counts_towards_release(session, job)
+
+
+def warned(folder: Path) -> str:
+    """The folder's policy, with a warning; its name."""
+    [path] = folder.glob("*.policy.json")
+    table = json.loads(path.read_bytes()) | {"name": "warned", "warnings": ["6 of 96 films stand apart"]}
+    path.write_text(json.dumps(table))
+    return "warned"
+
+
+def test_a_policy_with_warnings_goes_into_force_only_for_a_reason(
+    database: Database, folder: Path, tmp_path: Path
+) -> None:
+    name = warned(folder)
+    registry = Registry(database, folder, Examinations(tmp_path / "kept", Examiner()))
+    registry.synchronise()
+    with database.read() as session:
+        assert choose(session, NAME, None).policy_sha256 == ""
+        [policy] = queries.policies(session)
+    for reason in ("", "  "):
+        with pytest.raises(WarnedPolicy):
+            registry.activate_policy(NAME, name, "chief", reason)
+    assert registry.activate_policy(NAME, name, "chief", "looked at all six: pacemakers") == policy.sha256
+    registry.synchronise()
+    with database.read() as session:
+        assert choose(session, NAME, None).policy_sha256 == policy.sha256
+        override = queries.override(session, policy.sha256)
+        event = session.scalars(select(EventRow).where(EventRow.kind == "policy.activated")).one()
+    assert override is not None
+    assert (override.actor, override.despite_warnings) == ("chief", "looked at all six: pacemakers")
+    assert (event.actor, event.payload["despite_warnings"]) == ("chief", "looked at all six: pacemakers")
+    assert not [fault for fault in verify(database, "").faults if fault.place == policy_slot(policy.classifier_sha256)]
+
+
+def test_a_reason_without_a_warning_is_not_kept(sqlite_database: Database, registry: Registry) -> None:
+    with sqlite_database.read() as session:
+        [policy] = queries.policies(session)
+    registry.activate_policy(NAME, policy.name, "test", "no reason needed")
+    with sqlite_database.read() as session:
+        assert queries.override(session, policy.sha256) is None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service.audit.calibration import Policy
-from service.audit.classifier import Classifier
+from service.graphs.examiner import load_classifier
 from training.measure.resampling import READERS, attacked, clean, phantom
 
 ATTACKED, CLEAN = 20, 30
@@ -19,7 +19,7 @@ LARGER = 4
 def pairs(models_dir):
     paths = [models_dir / name for name in ("phantom-badnet3", "phantom-clean")]
     return [
-        (Classifier.load(path.with_suffix(".onnx")), Policy.load(path.with_suffix(".policy.json"))) for path in paths
+        (load_classifier(path.with_suffix(".onnx")), Policy.load(path.with_suffix(".policy.json"))) for path in paths
     ]
 
 
