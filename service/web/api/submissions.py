@@ -11,6 +11,7 @@ from service.desk.comparison import read_probabilities
 from service.names import NAME_PATTERN
 from service.queue.intake import Submission
 from service.records.tables import JobRow
+from service.registry.examinations import waits_because
 from service.web.api.schemas import (
     AuditResource,
 )
@@ -116,7 +117,7 @@ async def _ended_or_timed_out(held: Resources, job_id: str, seconds: float) -> J
         while True:
             job = await run_in_threadpool(_load, held, job_id)
             remaining = deadline - loop.time()
-            if job.state in ENDED or remaining <= 0:
+            if job.state in ENDED or remaining <= 0 or waits_because(job.classifier):
                 return job
             await _wait(ended, min(POLL_SECONDS, remaining))
 
