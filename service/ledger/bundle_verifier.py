@@ -64,6 +64,7 @@ def _check(archive: zipfile.ZipFile, public_pem: str | None) -> Report:
             faults.append(f"{name} has been changed")
     for audit_id in content["audits"]:
         faults += _history_faults(archive, set(names), audit_id)
+    faults += _report_faults(archive, names, pem)
     key = hashlib.sha256(pem.strip().encode()).hexdigest()
     return Report(tuple(content["audits"]), content["made_at"], key, tuple(faults))
 
@@ -79,6 +80,23 @@ def _history_faults(archive: zipfile.ZipFile, names: set[str], audit_id: str) ->
     if not told or told[-1] != hashlib.sha256(archive.read(record)).hexdigest():
         faults.append(f"the record of {audit_id} is not the one in its history")
     return faults
+
+
+def _report_faults(archive: zipfile.ZipFile, names: list[str], pem: str) -> list[str]:
+    """Each report of a classifier's examination is signed by itself, and of the classifier that it is filed under."""
+    reports = [name for name in names if name.startswith("classifiers/") and name.endswith(".json")]
+    return [f"the report {name} {fault}" for name in reports if (fault := _report_fault(archive, name, pem))]
+
+
+def _report_fault(archive: zipfile.ZipFile, name: str, pem: str) -> str | None:
+    try:
+        report = json.loads(archive.read(name))
+        signature = archive.read(name.removesuffix(".json") + ".signature").decode()
+        if not _is_signed(report, signature, pem):
+            return "is not signed by this key"
+        return None if Path(name).stem in (report["identity"], report["file_sha256"]) else "is of another classifier"
+    except (KeyError, TypeError, ValueError):
+        return "cannot be read, or has no signature"
 
 
 def _hash(event: Mapping[str, Any]) -> str:
