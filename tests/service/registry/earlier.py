@@ -1,4 +1,5 @@
-"""An installation of before files were examined: its rows, and files that ran with maps of their own."""
+"""Classifiers as they are handed in, and an installation of before files were examined: its rows, and files that ran
+with maps of their own."""
 
 import hashlib
 import json
@@ -25,6 +26,16 @@ def sha256(data: bytes) -> str:
 
 def tiny() -> onnx.ModelProto:
     return onnx.load(CLASSIFIER)
+
+
+def plain() -> bytes:
+    """The tiny network as a vendor hands it in: its logits and nothing else."""
+    model = tiny()
+    del model.metadata_props[:]
+    kept = [output for output in model.graph.output if output.name == "logits"]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    return bytes(model.SerializeToString())
 
 
 def written_by_another() -> bytes:

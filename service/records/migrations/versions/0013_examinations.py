@@ -30,6 +30,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     for name in INDEXED:
         op.drop_index(f"ix_classifiers_{name}", table_name="classifiers")
-    with op.batch_alter_table("classifiers") as table:
-        for name in (*TEXTS, "report"):
-            table.drop_column(name)
+    for name in (*TEXTS, "report"):
+        op.drop_column("classifiers", name)  # in place: rows of other tables refer to this one

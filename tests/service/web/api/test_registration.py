@@ -14,7 +14,7 @@ from service.people import keys
 from service.records import queries
 from service.records.chain import canonical
 from service.settings import Settings
-from tests.service.registry.earlier import install, sha256, tiny, with_a_transposed_layer
+from tests.service.registry.earlier import install, plain, sha256, with_a_transposed_layer
 from tests.service.serving import png, serving
 from tests.tiny import LABELS, SIZE
 
@@ -39,16 +39,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Sett
 def administrator(settings: Settings) -> Iterator[httpx.Client]:
     with serving(settings) as client:
         yield signed_in(client, settings)
-
-
-def plain() -> bytes:
-    """The tiny network as a vendor hands it in: its logits and nothing else."""
-    model = tiny()
-    del model.metadata_props[:]
-    kept = [output for output in model.graph.output if output.name == "logits"]
-    del model.graph.output[:]
-    model.graph.output.extend(kept)
-    return bytes(model.SerializeToString())
 
 
 def hand_in(client: httpx.Client, data: bytes, description: object = None) -> httpx.Response:
