@@ -1,10 +1,11 @@
 """create_app: the HTTP service, its worker and what they hold, from settings."""
 
 import asyncio
+import math
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from fastapi import FastAPI
 from service import __version__
 from service.desk.explainer import Explainer
 from service.films.radiograph import Decoder, Limits, Radiograph
-from service.graphs.examiner import Examiner
+from service.graphs.examiner import ExaminationStopped, Examiner
 from service.graphs.protocol import ExaminationLimits
 from service.ledger.signing import Signer
 from service.loops import Loop
@@ -49,7 +50,18 @@ from service.registry.examinations import Examinations
 from service.registry.registry import Registry
 from service.settings import Settings
 from service.web import errors, stow
-from service.web.api import audits, classifiers, docs, health, hooks, pictures, releases, submissions, watch_list
+from service.web.api import (
+    audits,
+    classifiers,
+    docs,
+    health,
+    hooks,
+    pictures,
+    registration,
+    releases,
+    submissions,
+    watch_list,
+)
 from service.web.dashboard import pages
 from service.web.metrics import CalibrationAlert, Metrics
 from service.web.middleware import Admission, Envelope
@@ -57,9 +69,10 @@ from service.web.resources import Desk, HttpLimits, Resources
 
 Decode = Callable[[bytes], Radiograph]
 ROUTERS = (
-    submissions.router, audits.router, pictures.router, releases.router, classifiers.router, watch_list.router,
-    health.router, hooks.router, docs.router, stow.router, *pages.ROUTERS,
+    submissions.router, audits.router, pictures.router, releases.router, classifiers.router, registration.router,
+    watch_list.router, health.router, hooks.router, docs.router, stow.router, *pages.ROUTERS,
 )  # fmt: skip
+EXAMINATION_PAUSE_SECONDS = 5.0  # before what failed of the examinations after a start is tried again
 log = structlog.get_logger()
 
 
@@ -269,7 +282,7 @@ def hold_resources(
     settings: Settings, database: Database, metrics: Metrics, completions: Completions
 ) -> Iterator[Resources]:
     registry = open_registry(settings, database)
-    registry.synchronise(settings.default_classifier)
+    registry.synchronise(settings.default_classifier, only_quick=True)
 
     def on_outcome(outcome: Outcome) -> None:
         metrics.count(outcome)
@@ -278,7 +291,7 @@ def hold_resources(
     with open_worker(settings, database, registry, on_outcome) as (worker, storage, decode, decoded, outbox):
         embedded = worker if settings.embedded_worker else None
         evidence = StoredEvidence(database, storage)
-        with running(embedded):
+        with running(embedded), examining(registry, settings.default_classifier) as examinations:
             yield Resources(
                 database=database,
                 evidence=evidence,
@@ -294,7 +307,7 @@ def hold_resources(
                 desk=open_desk(settings),
                 hook_secret=read_secret(settings.hook_secret_file) if settings.hook_secret_file else None,
                 worker=embedded,
-                loops=(outbox.loop, *(embedded.loops if embedded else ())),
+                loops=(outbox.loop, examinations, *(embedded.loops if embedded else ())),
             )
 
 
@@ -332,6 +345,8 @@ def http_limits(settings: Settings) -> HttpLimits:
     return HttpLimits(
         max_bytes=settings.max_bytes,
         upload_seconds=settings.upload_seconds,
+        max_classifier_bytes=settings.max_classifier_bytes,
+        classifier_upload_seconds=settings.upload_seconds * max(1, settings.max_classifier_bytes / settings.max_bytes),
         wait_seconds=settings.wait_seconds,
         allow_anonymous=settings.allow_anonymous,
         rates=Buckets(settings.key_requests_per_second, settings.key_burst),
@@ -351,6 +366,35 @@ def running(worker: Worker | None) -> Iterator[None]:
     finally:
         worker.stop()
         thread.join()
+
+
+@contextmanager
+def examining(registry: Registry, default: str) -> Iterator[Loop]:
+    """Examines what a start has left, in a thread of its own that ends when it is through; at the end of the block what
+    is being examined is ended."""
+    loop, stop = Loop("examinations", stuck_seconds=math.inf), threading.Event()
+
+    def turn() -> bool:
+        with suppress(ExaminationStopped):
+            registry.synchronise(default)
+        stop.set()
+        return False
+
+    thread = threading.Thread(target=loop.run, args=(turn, stop, EXAMINATION_PAUSE_SECONDS), name="examinations")
+    thread.start()
+    try:
+        yield loop
+    finally:
+        registry.close()
+        stop.set()
+        thread.join()
+
+
+def end_examinations(app: FastAPI) -> None:
+    """For a service that is about to stop: an open request that waits for an examination does not hold it up."""
+    held = app.state.resources
+    if isinstance(held, Resources):
+        held.registry.close()
 
 
 def _queue_depth(app: FastAPI) -> int:

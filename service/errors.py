@@ -65,7 +65,7 @@ class DecodeFailed(RadiographError):
 
 
 class ClassifierError(TriggerscopeError):
-    """An ONNX file that is not a self-describing auditable classifier."""
+    """An ONNX file that cannot be audited. The sentence may name what it holds: operators and tensors."""
 
     code = "unusable_classifier"
 

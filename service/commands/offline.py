@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from service.commands.parser import Arguments, Commands, offline_command
+from service.commands.parser import Arguments, Commands, add_description, offline_command, read_description
 
 SOME_FAILED = 2
 
@@ -14,11 +14,13 @@ def add(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = offline_command(commands, "audit", _audit, "audit files without server and database")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--classifier", metavar="NAME|PATH")
+    add_description(parser)
     parser.add_argument("--policy", metavar="NAME|PATH")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser = offline_command(commands, "calibrate", _calibrate, "make a policy from a folder of clean films")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--classifier", required=True, metavar="NAME|PATH")
+    add_description(parser)
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--source", required=True, help="the site or scanner group of these films")
     parser.add_argument("--name", help="of the policy; default CLASSIFIER-SOURCE")
@@ -33,7 +35,8 @@ def _audit(arguments: Arguments) -> int:
 
     here = Environment.read(os.environ)
     models_dir = arguments.models_dir or here.models_dir
-    models = find_models(models_dir, arguments.classifier or here.default_classifier, arguments.policy)
+    wanted = arguments.classifier or here.default_classifier
+    models = find_models(models_dir, wanted, arguments.policy, read_description(arguments))
     failed = False
     for found in audit_files(arguments.files, models, here.limits):
         failed |= "error" in found
@@ -51,7 +54,7 @@ def _calibrate(arguments: Arguments) -> int:
 
     here = Environment.read(os.environ)
     models_dir = arguments.models_dir or here.models_dir
-    classifier = load_classifier(find_classifier(models_dir, arguments.classifier))
+    classifier = load_classifier(find_classifier(models_dir, arguments.classifier), read_description(arguments))
     wanted = Calibration(arguments.folder, arguments.source, arguments.name, arguments.fpr, arguments.receivers)
     made = calibrate_folder(models_dir, classifier, wanted, here.limits, _show_progress)
     write_durably(arguments.out.absolute(), policy_bytes(made.policy))

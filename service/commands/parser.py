@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.errors import TriggerscopeError
+from service.errors import ClassifierError, TriggerscopeError
 
 if TYPE_CHECKING:
+    from service.graphs.description import Description
     from service.settings import Settings
 
 ACTOR = "command-line"
@@ -44,6 +45,28 @@ def command(
 def group(commands: "Commands[argparse.ArgumentParser]", name: str, text: str) -> "Commands[argparse.ArgumentParser]":
     """A noun whose actions are commands."""
     return commands.add_parser(name, help=text).add_subparsers(required=True, metavar="ACTION")
+
+
+def add_description(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--description",
+        type=Path,
+        metavar="JSON",
+        help="labels and preprocessing, where the classifier's file does not say them (docs/classifiers.md)",
+    )
+
+
+def read_description(arguments: Arguments) -> "Description | None":
+    """The description that was named. Raises ClassifierError."""
+    from service.graphs.description import description_of
+
+    path: Path | None = arguments.description
+    if path is None:
+        return None
+    try:
+        return description_of(path.read_text())
+    except (OSError, UnicodeDecodeError):
+        raise ClassifierError("The description cannot be read.") from None
 
 
 def read_file(path: Path, error: type[TriggerscopeError]) -> bytes:

@@ -25,16 +25,17 @@ def _serve(settings: "Settings", _arguments: Arguments) -> int:
     import uvicorn
 
     from service import logs
-    from service.app import create_app, open_database
+    from service.app import create_app, end_examinations, open_database
     from service.commands.accounts import invite_first_administrator
-    from service.web.protocol import Protocol
+    from service.web.protocol import Protocol, Server
 
     logs.configure(settings.log_level)
     invite_first_administrator(settings)
     with open_database(settings):  # says what is wrong with it before the server starts
         pass
+    app = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -44,19 +45,22 @@ def _serve(settings: "Settings", _arguments: Arguments) -> int:
         timeout_keep_alive=10,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
-    server = uvicorn.Server(config)
+    server = Server(config, lambda: end_examinations(app))
     server.run()
     return 0 if server.started else 1
 
 
 def _work(settings: "Settings", _arguments: Arguments) -> int:
     from service import logs
-    from service.app import open_database, open_registry, open_worker
+    from service.app import examining, open_database, open_registry, open_worker
 
     logs.configure(settings.log_level)
     with open_database(settings) as database:
         registry = open_registry(settings, database)
-        with open_worker(settings, database, registry, lambda _outcome: None) as (worker, *_shared):
+        with (
+            open_worker(settings, database, registry, lambda _outcome: None) as (worker, *_shared),
+            examining(registry, settings.default_classifier),
+        ):
 
             def stop(_number: int, _frame: FrameType | None) -> None:
                 worker.stop()
@@ -75,7 +79,7 @@ def _dimse(settings: "Settings", _arguments: Arguments) -> int:
 
     logs.configure(settings.log_level)
     with open_database(settings) as database:
-        open_registry(settings, database).synchronise(settings.default_classifier)
+        open_registry(settings, database).synchronise(settings.default_classifier, only_quick=True)
         acceptance = open_acceptance(settings, database)
         with serving(dimse_port(settings), acceptance, settings.shutdown_seconds):
             stop_signal().wait()
@@ -90,6 +94,6 @@ def _watch(settings: "Settings", _arguments: Arguments) -> int:
     logs.configure(settings.log_level)
     sources = watched_sources(settings)
     with open_database(settings) as database:
-        open_registry(settings, database).synchronise(settings.default_classifier)
+        open_registry(settings, database).synchronise(settings.default_classifier, only_quick=True)
         watch_sources(sources, open_acceptance(settings, database), stop_signal())
     return 0

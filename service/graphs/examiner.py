@@ -17,7 +17,7 @@ from typing import Any
 from service.arrays import FloatArray
 from service.audit.classifier import Classifier
 from service.audit.forward_graph import require_self_contained
-from service.errors import ClassifierError
+from service.errors import ClassifierError, TriggerscopeError
 from service.graphs.description import Description, read_description
 from service.graphs.protocol import DEFAULT_LIMITS, LENGTH, ExaminationLimits
 from service.sandbox.child import Child
@@ -27,6 +27,13 @@ LARGEST_ANSWER_BYTES = 4 << 20
 LARGEST_BATCH = 8
 GROWTH = 4  # times the incoming file that a derived one may have, for weights stored in 16 bits
 SPARE_BYTES = 64 << 20
+LONGEST_SENTENCE = 500
+
+
+class ExaminationStopped(TriggerscopeError):
+    """The service ends, and with it what it examines: this says nothing about the file."""
+
+    code = "not_ready"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +85,7 @@ class Examiner:
         require_self_contained(earlier)
         request = self._request(earlier, films, earlier=len(earlier), more=len(derived))
         answer, _ = self._asked(request, earlier + derived, films)
-        if "refused" in answer:
-            raise ClassifierError(str(answer["refused"]))
+        _require_not_refused(answer)
         return float(answer["difference"])
 
     def _opened(
@@ -93,8 +99,7 @@ class Examiner:
             "examine": examine,
         }
         answer, derived = self._asked(request, data, films)
-        if "refused" in answer:
-            raise ClassifierError(str(answer["refused"]))
+        _require_not_refused(answer)
         require_self_contained(derived)
         return Derived(
             data=derived,
@@ -129,8 +134,10 @@ class Examiner:
                 raise ValueError("the answer is malformed")
             return answer, bytes(_block(child, GROWTH * len(data) + SPARE_BYTES, deadline))
         except TimeoutError:
+            self._require_open()
             raise ClassifierError(f"Reading the file took longer than {self.limits.seconds:.0f} seconds.") from None
         except (OSError, EOFError, ValueError, KeyError, TypeError):
+            self._require_open()
             raise ClassifierError(
                 "Reading the file ended the process that read it: it needs more memory or time than an examination "
                 "may use, or breaks the library."
@@ -140,16 +147,26 @@ class Examiner:
 
     def _start(self) -> Child:
         with self._lock:
-            if self._closed:
-                raise ClassifierError("The service is stopping; nothing is examined any more.")
+            self._require_open()
             child = Child("service.graphs.examining")
             self._running.add(child)
         return child
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ExaminationStopped("the service is stopping; nothing is examined any more")
 
     def _end(self, child: Child) -> None:
         with self._lock:
             self._running.discard(child)
         child.stop()
+
+
+def _require_not_refused(answer: dict[str, Any]) -> None:
+    """Raises ClassifierError with the sentence, of which the box is not believed that it is short and printable."""
+    if "refused" in answer:
+        sentence = str(answer["refused"])[:LONGEST_SENTENCE]
+        raise ClassifierError("".join(letter for letter in sentence if letter.isprintable()))
 
 
 def _block(child: Child, largest: int, deadline: float) -> bytearray:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 DERIVATION = 1  # raised when the maps of the same file come out otherwise
 EXAMINER = 1  # raised when an examination finds otherwise
+EXAMINER_VERSION = f"{DERIVATION}.{EXAMINER}"  # beside what was registered: by another one it is examined again
 LENGTH = struct.Struct("<Q")  # before each block of bytes
 
 

@@ -75,6 +75,7 @@ def _check(archive: zipfile.ZipFile, public_pem: str | None) -> Report:
             notes.append(f"the files of {audit_id} are from before evidence was bound to the record: not checked")
         else:
             faults += _file_faults(archive, set(names), set(left_out), audit_id, files)
+    faults += _report_faults(archive, names, pem)
     key = hashlib.sha256(pem.strip().encode()).hexdigest()
     return Report(tuple(content["audits"]), content["made_at"], key, tuple(faults), tuple(notes))
 
@@ -106,6 +107,23 @@ def _file_faults(
         elif name not in left_out:
             faults.append(f"{name} is missing")
     return faults
+
+
+def _report_faults(archive: zipfile.ZipFile, names: list[str], pem: str) -> list[str]:
+    """Each report of a classifier's examination is signed by itself, and of the classifier that it is filed under."""
+    reports = [name for name in names if name.startswith("classifiers/") and name.endswith(".json")]
+    return [f"the report {name} {fault}" for name in reports if (fault := _report_fault(archive, name, pem))]
+
+
+def _report_fault(archive: zipfile.ZipFile, name: str, pem: str) -> str | None:
+    try:
+        report = json.loads(archive.read(name))
+        signature = archive.read(name.removesuffix(".json") + ".signature").decode()
+        if not _is_signed(report, signature, pem):
+            return "is not signed by this key"
+        return None if Path(name).stem in (report["identity"], report["file_sha256"]) else "is of another classifier"
+    except (KeyError, TypeError, ValueError):
+        return "cannot be read, or has no signature"
 
 
 def _hash(event: Mapping[str, Any]) -> str:

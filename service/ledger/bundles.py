@@ -17,7 +17,7 @@ from service.ledger.signing import Signer, require_public_key
 from service.ledger.verify import event_line, signed
 from service.records.chain import audit_record, canonical
 from service.records.session import utc_now
-from service.records.tables import AuditRow, EventRow
+from service.records.tables import AuditRow, ClassifierRow, EventRow
 
 FORMAT = 2
 README = """This bundle holds the evidence of one or more Triggerscope audits.
@@ -26,7 +26,8 @@ manifest.json lists the SHA-256 of every other file and is signed with Ed25519.
 audits/ID/record.json is the audit as recorded; events.jsonl is its history, each event with its hash;
 pixels.npy and maps.npz are the stored files, whose SHA-256 the history names; radiograph.png and overlay.png are
 drawn from them. A stored file that was no longer what was recorded, or missing, is left out, with all that is drawn
-from it, and "left_out" in manifest.json says why. policies/ holds what the audit was compared with.
+from it, and "left_out" in manifest.json says why. policies/ holds what the audit was compared with;
+classifiers/ the report of each classifier's examination, with the installation's signature of it.
 
 Check it with `triggerscope bundle verify FILE --public-key KEY.pem`; or without Triggerscope, with Python and its
 package `cryptography`: `python verify.py FILE --public-key KEY.pem`. Take the key, and verify.py too
@@ -51,8 +52,14 @@ class Exhibit:
     left_out: Mapping[str, str]
 
 
-def write(exhibits: Iterable[Exhibit], policies: Mapping[str, bytes], signer: Signer, target: IO[bytes]) -> None:
-    """One exhibit after the other, so that only one is in memory."""
+def write(
+    exhibits: Iterable[Exhibit],
+    policies: Mapping[str, bytes],
+    signer: Signer,
+    target: IO[bytes],
+    classifiers: Sequence[ClassifierRow] = (),
+) -> None:
+    """One exhibit after the other, so that only one is in memory. classifiers: whose reports go with them."""
     hashes: dict[str, str] = {}
     audits: list[str] = []
     left_out: dict[str, str] = {}
@@ -66,6 +73,10 @@ def write(exhibits: Iterable[Exhibit], policies: Mapping[str, bytes], signer: Si
         add("verify.py", Path(bundle_verifier.__file__).read_bytes())
         for sha256, data in policies.items():
             add(f"policies/{sha256}.json", data)
+        for row in classifiers:
+            if row.report is not None and row.report_signature is not None:
+                add(f"classifiers/{row.sha256}.json", canonical(row.report))
+                add(f"classifiers/{row.sha256}.signature", row.report_signature.encode())
         for exhibit in exhibits:
             folder = f"audits/{exhibit.audit.id}"
             audits.append(exhibit.audit.id)

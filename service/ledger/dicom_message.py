@@ -20,7 +20,7 @@ EVENT_IDS: dict[str, Code] = {  # by the first word of our kind of event; PS3.16
 }
 EXPORT: Code = ("110106", "Export")
 MINOR_FAILURE, SUCCESS = "4", "0"
-FAILURES = (".failed", ".refused", ".given_up", ".not_committed")
+FAILURES = (".failed", ".refused", ".upload_refused", ".given_up", ".not_committed")
 
 
 def audit_message(at: datetime, actor: str, kind: str, subject: str, line: str, host: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from service.audit.calibration import Policy
 from service.audit.classifier import Classifier
 from service.errors import ClassifierError, PolicyError
+from service.graphs.description import Description
 from service.graphs.examiner import load_classifier
 
 SHIPPED_DEFAULT = "nih-clean"
@@ -18,9 +19,14 @@ class Models:
     policy: Policy | None
 
 
-def find_models(models_dir: Path, classifier: str, policy: str | None) -> Models:
-    """By name or path; without a policy's name, the first one without warnings that was made for the classifier."""
-    loaded = load_classifier(find_classifier(models_dir, classifier))
+def find_models(
+    models_dir: Path, classifier: str, policy: str | None, description: Description | None = None
+) -> Models:
+    """By name or path; without a policy's name, the first one without warnings that was made for the classifier.
+
+    description: where the classifier's file does not say labels and preprocessing itself.
+    """
+    loaded = load_classifier(find_classifier(models_dir, classifier), description)
     return Models(loaded, find_policy(models_dir, loaded, policy))
 
 

@@ -117,7 +117,7 @@ class Intake:
             choice = choose(session)
             job = _job_of_idempotency_key(session, submission) or _job_of_choice(session, submission, choice)
             known = None if job is None or job.state == "failed" else job
-            if known is None and queries.queue_depth(session) >= self.max_queue_depth:
+            if known is None and self._is_full(session, choice.classifier_sha256):
                 raise QueueFull("too many films are waiting")
         found = known or facts()
         self.storage.put_original(submission.sha256, submission.data)
@@ -137,6 +137,9 @@ class Intake:
         if not self.storage.original_path(submission.sha256).exists():
             self.storage.put_original(submission.sha256, submission.data)
         return accepted
+
+    def _is_full(self, session: Session, classifier_sha256: str) -> bool:
+        return queries.queue_depth_beside(session, classifier_sha256) >= self.max_queue_depth
 
 
 def _keep_film(unit: Unit, submission: Submission, facts: FilmFacts, now: datetime, until: datetime) -> None:

@@ -22,6 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, joinedload, selectinload
 
+from service.graphs.protocol import EXAMINER_VERSION
 from service.records.tables import (
     NOT_DECODED,
     ActivationRow,
@@ -98,6 +99,11 @@ def touch_api_key(session: Session, key_id: str, at: datetime) -> None:
 
 def classifier(session: Session, sha256: str) -> ClassifierRow | None:
     return session.get(ClassifierRow, sha256)
+
+
+def registered_classifier(session: Session, sha256: str) -> ClassifierRow:
+    """One that is known to be registered."""
+    return session.get_one(ClassifierRow, sha256)
 
 
 def classifier_known_as(session: Session, sha256: str) -> ClassifierRow | None:
@@ -210,6 +216,24 @@ def queue_depth(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(JobRow).where(JobRow.state == "queued")) or 0
 
 
+def queue_depth_beside(session: Session, classifier_sha256: str) -> int:
+    """Of the queued jobs, those that wait for their classifier where this one's do, else those that do not: films
+    that cannot be audited take nobody else's room."""
+    this_waits = select(_waits(literal(classifier_sha256))).scalar_subquery()
+    alike = select(func.count()).select_from(JobRow).where(JobRow.state == "queued", _waits() == this_waits)
+    return session.scalar(alike) or 0
+
+
+def waiting_for_classifiers(session: Session) -> Sequence[tuple[ClassifierRow, int]]:
+    """The versions that cannot be audited, and how many queued films wait for each; those without films left out."""
+    waiting = select(JobRow.classifier_sha256, func.count().label("films")).where(JobRow.state == "queued", _waits())
+    counted = waiting.group_by(JobRow.classifier_sha256).subquery()
+    statement = select(ClassifierRow, counted.c.films).join(
+        counted, counted.c.classifier_sha256 == ClassifierRow.sha256
+    )
+    return [(row[0], row[1]) for row in session.execute(statement.order_by(ClassifierRow.name))]
+
+
 def has_claimable(session: Session, now: datetime) -> bool:
     """A look that takes no lock, so that idle workers leave the writer alone."""
     queued = select(JobRow.id).where(JobRow.state == "queued", ~_waits()).exists()
@@ -234,12 +258,13 @@ def claim(session: Session, owner: str, lease_until: datetime, limit: int) -> Se
     return jobs
 
 
-def _waits() -> ColumnElement[bool]:
-    """The job's classifier cannot be audited any more."""
-    refused = select(ClassifierRow.sha256).where(
-        ClassifierRow.sha256 == JobRow.classifier_sha256, ClassifierRow.refusal.is_not(None)
+def _waits(sha256: ColumnElement[str] | InstrumentedAttribute[str] = JobRow.classifier_sha256) -> ColumnElement[bool]:
+    """The job's classifier is refused, or was not examined yet by the examiner of this version."""
+    unexamined = ClassifierRow.examiner.is_distinct_from(EXAMINER_VERSION)
+    waited_for = select(ClassifierRow.sha256).where(
+        ClassifierRow.sha256 == sha256, or_(ClassifierRow.refusal.is_not(None), unexamined)
     )
-    return refused.exists()
+    return waited_for.exists()
 
 
 def renew_leases(session: Session, owner: str, lease_until: datetime) -> None:
@@ -339,7 +364,8 @@ def events_about(session: Session, subject: str) -> Sequence[EventRow]:
 
 def _jobs() -> Select[JobRow]:
     with_parts = select(JobRow).options(joinedload(JobRow.film), joinedload(JobRow.audit), joinedload(JobRow.policy))
-    return with_parts.options(selectinload(JobRow.comparisons))
+    why_it_waits = joinedload(JobRow.classifier).load_only(ClassifierRow.examiner, ClassifierRow.refusal)
+    return with_parts.options(selectinload(JobRow.comparisons), why_it_waits)
 
 
 def _jobs_of_any_state(filters: AuditFilters) -> Select[JobRow]:

@@ -173,6 +173,7 @@ class JobRow(Tables):
     film: Mapped[FilmRow] = relationship(lazy="raise")
     audit: Mapped["AuditRow | None"] = relationship(lazy="raise", viewonly=True)
     comparisons: Mapped[list["ComparisonRow"]] = relationship(lazy="raise", viewonly=True)
+    classifier: Mapped[ClassifierRow] = relationship(lazy="raise", viewonly=True)
     policy: Mapped[PolicyRow | None] = relationship(
         lazy="raise",
         viewonly=True,

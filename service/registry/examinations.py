@@ -15,13 +15,16 @@ from service.audit.classifier import Classifier, ClassifierCard, sigmoid
 from service.errors import ClassifierError
 from service.graphs.description import Description, description_of
 from service.graphs.examiner import Derived, Examiner, opened, read_file
-from service.graphs.protocol import DERIVATION, EXAMINER
+from service.graphs.protocol import EXAMINER_VERSION
 from service.graphs.shipped import shipped
+from service.records.chain import canonical
 from service.records.session import utc_now
 from service.records.storage import write_durably
 from service.records.tables import ClassifierRow
 
 SAME_MAPS = 1e-3  # of their sum
+LONGEST_SENTENCE = 500
+PENDING = "Another version of the service examined it; it is being examined again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,6 @@ class Examinations:
 
     sign: the installation's signature of a report. films: (n, 1, H, H) to measure on.
     """
-
-    version = f"{DERIVATION}.{EXAMINER}"
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class Examinations:
             **self._values(derived, report),
         )
         recorded = {"name": card.name, "file_sha256": derived.file_sha256, "derived_sha256": derived.sha256}
-        return Examined(row, recorded | {"report_sha256": hashlib.sha256(report_bytes(report)).hexdigest()})
+        return Examined(row, recorded | {"report_sha256": sha256_of(canonical(report))})
 
     def examine_again(self, row: ClassifierRow, receivers: FloatArray | None) -> Judged:
         """Derive a registered file anew and compare with what ran until now. receivers: of its policy in force."""
@@ -91,10 +92,10 @@ class Examinations:
             other = self._other_maps(earlier, derived, receivers)
             self._keep(derived, data, None, name=row.sha256)
         except ClassifierError as error:
-            return Judged({}, {}, refusal=error.detail[:500])
+            return Judged({}, {}, refusal=error.detail[:LONGEST_SENTENCE])
         report = self._report(derived, opened(derived).card, None)
-        recorded = {"name": row.name, "examiner": self.version, "derived_sha256": derived.sha256}
-        recorded["report_sha256"] = hashlib.sha256(report_bytes(report)).hexdigest()
+        recorded = {"name": row.name, "examiner": EXAMINER_VERSION, "derived_sha256": derived.sha256}
+        recorded["report_sha256"] = sha256_of(canonical(report))
         return Judged(self._values(derived, report), recorded, other_maps=other)
 
     def load(self, row: ClassifierRow) -> Classifier:
@@ -103,8 +104,8 @@ class Examinations:
         kept = self._derived_path(row.derived_sha256) if row.derived_sha256 else None
         if kept is not None and kept.exists():
             found = kept.read_bytes()
-            if hashlib.sha256(found).hexdigest() == row.derived_sha256:
-                return _registered(Classifier.from_derived(found, file_sha256(data)), row)
+            if sha256_of(found) == row.derived_sha256:
+                return _registered(Classifier.from_derived(found, sha256_of(data)), row)
         derived = self._examiner.derive(data, self._description(row.sha256))
         if row.identity and derived.identity != row.identity:
             raise ClassifierError("The kept file is not the one that was registered.")
@@ -118,8 +119,16 @@ class Examinations:
     def has_file(self, sha256: str) -> bool:
         return self._path(sha256).exists()
 
+    def is_quick(self, file_sha256: str) -> bool:
+        """Whether a file needs no examination, because it ships and was examined when it was made."""
+        return file_sha256 in shipped()
+
+    def restore(self, row: ClassifierRow, data: bytes) -> None:
+        """Keep a file of a registered identity instead of the one that is kept."""
+        write_durably(self._path(row.sha256), data)
+
     def _examined(self, data: bytes, description: Description | None) -> Derived:
-        known = shipped().get(file_sha256(data)) if description is None else None
+        known = shipped().get(sha256_of(data)) if description is None else None
         if known:
             derived = self._examiner.derive(data)
             if derived.identity == known["identity"]:
@@ -143,16 +152,16 @@ class Examinations:
             "identity": derived.identity,
             "file_sha256": derived.file_sha256,
             "derived_sha256": derived.sha256,
-            "examiner": self.version,
+            "examiner": EXAMINER_VERSION,
             "report": report,
-            "report_signature": self._sign(report_bytes(report)) if self._sign else None,
+            "report_signature": self._sign(canonical(report)) if self._sign else None,
             "refusal": None,
         }
 
     def _other_maps(self, earlier: bytes | None, derived: Derived, receivers: FloatArray | None) -> str | None:
         if earlier is None or receivers is None:
             return None
-        if hashlib.sha256(earlier).hexdigest() == derived.sha256:
+        if sha256_of(earlier) == derived.sha256:
             return None
         try:
             difference = self._examiner.difference(earlier, derived.data, receivers)
@@ -174,7 +183,7 @@ class Examinations:
             data = self._path(row.sha256).read_bytes()
         except OSError:
             raise ClassifierError("The kept file cannot be read.") from None
-        if file_sha256(data) != (row.file_sha256 or row.sha256):
+        if sha256_of(data) != (row.file_sha256 or row.sha256):
             raise ClassifierError("The kept file is not the one that was registered.")
         return data
 
@@ -202,13 +211,13 @@ class Examinations:
         return self.store / "derived" / f"{sha256}.onnx"
 
 
-def file_sha256(data: bytes) -> str:
+def waits_because(row: ClassifierRow) -> str | None:
+    """Why films of a registered version wait, in a sentence; None where they do not."""
+    return row.refusal or (PENDING if row.examiner != EXAMINER_VERSION else None)
+
+
+def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def report_bytes(report: Mapping[str, Any]) -> bytes:
-    """A report as it is signed: canonical JSON."""
-    return json.dumps(report, sort_keys=True, separators=(",", ":")).encode()
 
 
 def changes(derived: Derived, before: ClassifierRow) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Classifiers and policies: registered by hash, kept by content, put in force and rolled back by appended rows."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from service.audit.classifier import Classifier
 from service.audit.preprocessing import Preprocessing
 from service.errors import ClassifierError, PolicyError, TriggerscopeError
 from service.graphs.description import Description
+from service.graphs.protocol import EXAMINER_VERSION
 from service.offline.models import policy_files, preferred
 from service.records import queries
 from service.records.session import Database, Unit, utc_now
@@ -30,7 +33,7 @@ from service.records.tables import (
     JobRow,
     PolicyRow,
 )
-from service.registry.examinations import Examinations, Judged, file_sha256
+from service.registry.examinations import LONGEST_SENTENCE, Examinations, Judged, sha256_of, waits_because
 
 SYSTEM = "system"
 DEFAULT_SLOT = "default"
@@ -62,6 +65,20 @@ class NothingToRollBack(TriggerscopeError):
     """Nothing was in force before what is in force now."""
 
     code = "nothing_to_roll_back"
+
+
+class ExaminationBusy(TriggerscopeError):
+    """Another file is being examined."""
+
+    code = "too_busy"
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """is_new: whether this very version was not registered before."""
+
+    row: ClassifierRow
+    is_new: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +120,12 @@ def policies_in_force(session: Session) -> dict[str, str]:
     return {name: sha256 for name, sha256 in found.items() if sha256}
 
 
+def waiting_versions(session: Session) -> dict[str, ClassifierRow]:
+    """The versions in force whose films wait, by their classifier's name."""
+    waiting = [row for row in queries.classifiers(session) if waits_because(row)]
+    return {row.name: row for row in waiting if in_force(session, classifier_slot(row.name)) == row.sha256}
+
+
 class Registry:
     def __init__(self, database: Database, models_dir: Path, examinations: Examinations) -> None:
         self._database = database
@@ -111,37 +134,56 @@ class Registry:
         self._store = examinations.store
         self._loaded: dict[str, Classifier] = {}
         self._policies: dict[str, Policy] = {}
-        self._loading = threading.Lock()
+        self._loading, self._examining = threading.Lock(), threading.Lock()
         self._store.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def close(self) -> None:
         """End what is being examined."""
         self._examinations.close()
 
-    def synchronise(self, default: str = "") -> None:
-        """Examine again what an earlier examiner saw, and register what lies in the models folder; what is first of
-        its name goes into force."""
-        self._examine_again()
-        for path in sorted(self._models_dir.glob("*.onnx")):
-            self._synchronise_file(path, self._register_found_classifier)
-        for path in policy_files(self._models_dir):
-            self._synchronise_file(path, self._register_found_policy)
-        self._set_default_if_unset(default)
+    def synchronise(self, default: str = "", *, only_quick: bool = False) -> None:
+        """Examine again what another examiner saw or refused, and register what lies in the models folder; what is
+        first of its name goes into force.
 
-    def add_classifier_file(self, path: Path, actor: str, description: Description | None = None) -> ClassifierRow:
+        only_quick: leave what has to be examined at length, which may take minutes, to a later call.
+        """
+        self._examine_again(only_quick=only_quick)
+        register = partial(self._register_found_classifier, only_quick=only_quick)
+        for path in sorted(self._models_dir.glob("*.onnx")):
+            self._synchronise_file(path, register, log.error)
+        for path in policy_files(self._models_dir):
+            self._synchronise_file(path, self._register_found_policy, log.info if only_quick else log.error)
+        self._set_default_if_unset(default, only_quick=only_quick)
+
+    @contextmanager
+    def examining(self, *, wait: bool) -> Iterator[None]:
+        """Around each examination: one at a time, for it takes memory. Raises ExaminationBusy rather than wait."""
+        if not self._examining.acquire(blocking=wait):
+            raise ExaminationBusy("another file is being examined; try again when that is done")
+        try:
+            yield
+        finally:
+            self._examining.release()
+
+    def add_classifier_file(self, path: Path, actor: str, description: Description | None = None) -> Registered:
         """As `add_classifier`, from a file."""
         return self.add_classifier(self._examinations.read(path), actor, description)
 
-    def add_classifier(self, data: bytes, actor: str, description: Description | None = None) -> ClassifierRow:
+    def add_classifier(self, data: bytes, actor: str, description: Description | None = None) -> Registered:
         """Examine a file and register what was derived of it; the version that it already is, where it is one.
 
-        description: where the file does not say labels and preprocessing itself. Raises ClassifierError.
+        description: where the file does not say labels and preprocessing itself. Why a file is refused is recorded.
+        Raises ClassifierError.
         """
         with self._database.read() as session:
             known = queries.classifiers(session)
             current = {row.name: in_force(session, classifier_slot(row.name)) for row in known}
             beside = {row.name: row for row in known if row.sha256 == current[row.name]}
-        found = self._examinations.examine(data, description, beside)
+        try:
+            found = self._examinations.examine(data, description, beside)
+        except ClassifierError as error:
+            self._record_refusal(sha256_of(data), error.detail[:LONGEST_SENTENCE], actor)
+            raise
         with self._database.write() as unit:
             row = queries.classifier_known_as(unit.session, found.row.sha256)
             if row is None:
@@ -149,9 +191,18 @@ class Registry:
                 unit.session.add(found.row)
                 unit.session.flush()
                 unit.record("classifier.added", found.row.sha256, actor, **found.recorded)
-                row = found.row
-            unit.session.expunge(row)
-        return row
+                return Registered(found.row, is_new=True)
+        if waits_because(row):  # what was handed in is sound: perhaps what is kept was not
+            self._examinations.restore(row, data)
+            row = self._examined_again(row)
+        return Registered(row, is_new=False)
+
+    def _record_refusal(self, file_sha256: str, reason: str, actor: str) -> None:
+        """Once for each reason: a file that stays in the models folder is refused at every start."""
+        with self._database.write() as unit:
+            told = [event.payload for event in queries.events_about(unit.session, file_sha256)]
+            if not told or told[-1].get("reason") != reason:
+                unit.record("classifier.upload_refused", file_sha256, actor, reason=reason)
 
     def add_policy(self, path: Path, actor: str) -> PolicyRow:
         data = _read(path, PolicyError)
@@ -174,8 +225,8 @@ class Registry:
             chosen = next((row for row in versions if sha256 in (None, row.sha256)), None)
             if chosen is None:
                 raise UnknownClassifier("no classifier of this name and hash is registered")
-            if chosen.refusal:
-                raise ClassifierError(chosen.refusal)
+            if sentence := waits_because(chosen):
+                raise ClassifierError(sentence)
             _set(unit, classifier_slot(name), chosen.sha256, "classifier.activated", actor)
             if in_force(unit.session, DEFAULT_SLOT) != name:
                 _set(unit, DEFAULT_SLOT, name, "classifier.made_default", actor)
@@ -247,19 +298,24 @@ class Registry:
             raise PolicyError("the kept file is not the one that was registered")
         return policy
 
-    def _synchronise_file(self, path: Path, register: Callable[[Path], None]) -> None:
+    def _synchronise_file(self, path: Path, register: Callable[[Path], None], say: Callable[..., object]) -> None:
         try:
             register(path)
         except (ClassifierError, PolicyError) as error:
-            log.error("models.file_refused", file=path.name, code=error.code, detail=error.detail)
+            say("models.file_refused", file=path.name, code=error.code, detail=error.detail)
 
-    def _register_found_classifier(self, path: Path) -> None:
+    def _register_found_classifier(self, path: Path, *, only_quick: bool) -> None:
         data = self._examinations.read(path)
-        row = self._known_classifier(data) or self.add_classifier(data, SYSTEM)
+        row = self._known_classifier(data)
+        if row is None and only_quick and not self._examinations.is_quick(sha256_of(data)):
+            return
+        if row is None:
+            with self.examining(wait=True):
+                row = self.add_classifier(data, SYSTEM).row
         slot = classifier_slot(row.name)
         with self._database.write() as unit:
             current = queries.activation_in_force(unit.session, slot)
-            if current is None and not row.refusal:
+            if current is None and not waits_because(row):
                 _set(unit, slot, row.sha256, "classifier.activated", SYSTEM)
             elif current is not None and current.target != row.sha256:
                 log.warning("models.version_not_active", classifier=row.name, sha256=row.sha256)
@@ -267,21 +323,30 @@ class Registry:
     def _known_classifier(self, data: bytes) -> ClassifierRow | None:
         """The row of a file that was registered before: it is loaded when it is first used, not at each start."""
         with self._database.read() as session:
-            row = queries.classifier_known_as(session, file_sha256(data))
+            row = queries.classifier_known_as(session, sha256_of(data))
             return row if row and self._examinations.has_file(row.sha256) else None
 
-    def _examine_again(self) -> None:
-        """What an earlier examiner registered is derived anew: with the same maps it goes on as it was; with other
-        maps its policy goes out of force; where it is refused now, its films wait."""
+    def _examine_again(self, *, only_quick: bool) -> None:
+        """What another examiner registered is derived anew: with the same maps it goes on as it was; with other maps
+        its policy goes out of force; where it is refused now, its films wait. What was refused is tried again."""
         with self._database.read() as session:
-            earlier = [row for row in queries.classifiers(session) if row.examiner != self._examinations.version]
-            policies = {row.sha256: in_force(session, policy_slot(row.sha256)) for row in earlier}
-        for row in earlier:
-            judged = self._examinations.examine_again(row, self._receivers(policies[row.sha256]))
-            with self._database.write() as unit:
-                kept = queries.classifier(unit.session, row.sha256)
-                if kept is not None:
-                    self._take(unit, kept, judged)
+            waiting = [row for row in queries.classifiers(session) if waits_because(row)]
+            waiting.sort(key=lambda row: in_force(session, classifier_slot(row.name)) != row.sha256)
+        for row in waiting:
+            if not only_quick or self._examinations.is_quick(row.file_sha256 or row.sha256):
+                with self.examining(wait=True):
+                    self._examined_again(row)
+
+    def _examined_again(self, row: ClassifierRow) -> ClassifierRow:
+        with self._database.read() as session:
+            if not waits_because(now := queries.registered_classifier(session, row.sha256)):
+                return now  # another process was quicker
+            policy = in_force(session, policy_slot(row.sha256))
+        judged = self._examinations.examine_again(row, self._receivers(policy))
+        with self._database.write() as unit:
+            kept = queries.registered_classifier(unit.session, row.sha256)
+            self._take(unit, kept, judged)
+        return kept
 
     def _receivers(self, policy_sha256: str | None) -> FloatArray | None:
         try:
@@ -291,10 +356,11 @@ class Registry:
         return policy.reference.receivers if policy else None
 
     def _take(self, unit: Unit, row: ClassifierRow, judged: Judged) -> None:
-        row.examiner, row.refusal = self._examinations.version, judged.refusal
+        before, row.examiner, row.refusal = row.refusal, EXAMINER_VERSION, judged.refusal
         if judged.refusal:
             log.error("classifier.refused", classifier=row.name, sha256=row.sha256, detail=judged.refusal)
-            unit.record("classifier.refused", row.sha256, SYSTEM, name=row.name, reason=judged.refusal)
+            if judged.refusal != before:
+                unit.record("classifier.refused", row.sha256, SYSTEM, name=row.name, reason=judged.refusal)
             return
         for name, value in judged.values.items():
             setattr(row, name, value)
@@ -315,11 +381,13 @@ class Registry:
             else:
                 _set(unit, slot, row.sha256, "policy.activated", SYSTEM)
 
-    def _set_default_if_unset(self, wanted: str) -> None:
+    def _set_default_if_unset(self, wanted: str, *, only_quick: bool) -> None:
         with self._database.write() as unit:
             if queries.activation_in_force(unit.session, DEFAULT_SLOT) is not None and not wanted:
                 return
             active = [row.name for row in queries.classifiers(unit.session) if _is_active(unit.session, row.name)]
+            if only_quick and wanted and wanted not in active:  # it may yet be examined
+                return
             name = preferred(active, wanted)
             if name and name != in_force(unit.session, DEFAULT_SLOT):
                 _set(unit, DEFAULT_SLOT, name, "classifier.made_default", SYSTEM)
@@ -339,8 +407,8 @@ class Registry:
             row = queries.classifier(session, sha256)
         if row is None:
             raise UnknownClassifier("no classifier of this hash is registered")
-        if row.refusal:
-            raise ClassifierError(row.refusal)
+        if sentence := waits_because(row):
+            raise ClassifierError(sentence)
         return self._examinations.load(row)
 
     def _policy_path(self, sha256: str) -> Path:

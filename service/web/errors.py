@@ -91,14 +91,17 @@ CATALOGUE: dict[str, ErrorKind] = {
     "nothing_to_roll_back": ErrorKind(409, "Nothing was in force before"),
     "unknown_destination": ErrorKind(404, "The rules name no destination so"),
     "unknown_delivery": ErrorKind(404, "No delivered or given up result has this id"),
-    "unusable_classifier": ErrorKind(422, "The file is not a self-describing auditable classifier"),
+    "unusable_classifier": ErrorKind(
+        422, "The file cannot be audited as a classifier, or is refused by the examination"
+    ),
+    "not_examined": ErrorKind(409, "There is no report of an examination of this version"),
     "unusable_policy": ErrorKind(422, "The policy cannot be used with this classifier"),
     # us
     "parquet_not_installed": ErrorKind(501, "Parquet needs the extra `parquet` of this package"),
     "queue_full": ErrorKind(503, "Too many films are waiting"),
     "storage_full": ErrorKind(507, "The disk is full; nothing of the request was kept"),
     "database_away": ErrorKind(503, "The database does not answer, or has no room"),
-    "too_busy": ErrorKind(503, "Too many uploads, or too many maps to make, are in progress"),
+    "too_busy": ErrorKind(503, "Too many uploads, maps to make or files to examine are in progress"),
     "overloaded": ErrorKind(503, "Too many requests are in progress"),
     "not_ready": ErrorKind(503, "The service is not ready"),
     "audit_failed": ErrorKind(500, "The film was accepted, but its audit failed"),

@@ -1,10 +1,25 @@
-"""What the HTTP server answers before there is a request: as a problem, as everything else."""
+"""The HTTP server's ends: what it answers before there is a request, and what it ends before open requests."""
 
 import json
+import socket
+from collections.abc import Callable
 
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.web.errors import MEDIA_TYPE, problem_body
+
+
+class Server(uvicorn.Server):
+    """on_shutdown: called when the server is asked to stop, before it waits for the requests that are open."""
+
+    def __init__(self, config: uvicorn.Config, on_shutdown: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_shutdown = on_shutdown
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_shutdown()
+        await super().shutdown(sockets)
 
 
 class Protocol(HttpToolsProtocol):

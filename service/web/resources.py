@@ -23,6 +23,8 @@ from service.web.metrics import Metrics
 class HttpLimits:
     max_bytes: int
     upload_seconds: float
+    max_classifier_bytes: int
+    classifier_upload_seconds: float
     wait_seconds: float
     allow_anonymous: bool
     rates: Buckets

@@ -1,4 +1,4 @@
-"""Reading one film from a request, never more of it than is allowed."""
+"""Reading one film, or one classifier, from a request, never more of it than is allowed."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -18,6 +18,14 @@ RAW_TYPES = ("application/dicom", "image/png", "application/octet-stream")
 MULTIPART = "multipart/form-data"
 PROBABILITIES_HEADER = "Triggerscope-Probabilities"
 ENVELOPE_BYTES = 64 * 1024  # boundaries and headers of a multipart body
+
+
+@dataclass(frozen=True, slots=True)
+class HandedIn:
+    """A classifier's file, and the JSON of its description where it came with one."""
+
+    file: bytes
+    description: str | None
 
 
 @asynccontextmanager
@@ -45,32 +53,55 @@ async def read_upload(request: Request, held: Resources) -> Upload:
             upload = await _read(request, media_type, held.http.max_bytes)
     except TimeoutError:
         raise RequestError("upload_timeout", "the body did not arrive in time") from None
-    if not upload.film:
-        raise EmptyBody("the request carries no bytes")
     return upload
 
 
+async def read_classifier(request: Request, held: Resources) -> HandedIn:
+    """A form with a `file` and, where the file does not describe itself, a `description`. It comes to rest on disk."""
+    if _content_type(request) != MULTIPART:
+        raise RequestError("unsupported_media_type", f"send {MULTIPART}")
+    limits = held.http
+    try:
+        async with asyncio.timeout(limits.classifier_upload_seconds):
+            handed_in = HandedIn(*await _read_form(request, limits.max_classifier_bytes, "description"))
+    except TimeoutError:
+        raise RequestError("upload_timeout", "the body did not arrive in time") from None
+    _require_size(handed_in.file, limits.max_classifier_bytes)
+    return handed_in
+
+
 def _media_type(request: Request) -> str:
-    message = Message()
-    message["content-type"] = request.headers.get("content-type", "application/octet-stream")
-    media_type = message.get_content_type()
+    media_type = _content_type(request)
     if media_type != MULTIPART and media_type not in RAW_TYPES:
         raise RequestError("unsupported_media_type", f"send one of {', '.join((MULTIPART, *RAW_TYPES))}")
     return media_type
 
 
+def _content_type(request: Request) -> str:
+    message = Message()
+    message["content-type"] = request.headers.get("content-type", "application/octet-stream")
+    return message.get_content_type()
+
+
 async def _read(request: Request, media_type: str, max_bytes: int) -> Upload:
     if media_type == MULTIPART:
-        upload = await _read_multipart(request, max_bytes)
+        upload = Upload(*await _read_form(request, max_bytes, "probabilities"))
     else:
         film = b"".join([chunk async for chunk in _capped(request, max_bytes)])
         upload = Upload(film, request.headers.get(PROBABILITIES_HEADER))
-    if len(upload.film) > max_bytes:
-        raise TooManyBytes(f"more than {max_bytes} bytes")
+    _require_size(upload.film, max_bytes)
     return upload
 
 
-async def _read_multipart(request: Request, max_bytes: int) -> Upload:
+def _require_size(file: bytes, max_bytes: int) -> None:
+    if not file:
+        raise EmptyBody("the request carries no bytes")
+    if len(file) > max_bytes:
+        raise TooManyBytes(f"more than {max_bytes} bytes")
+
+
+async def _read_form(request: Request, max_bytes: int, field: str) -> tuple[bytes, str | None]:
+    """The part `file`, and the text of another field where it is there."""
     stream = _capped(request, max_bytes + ENVELOPE_BYTES)
     try:
         form = await MultiPartParser(request.headers, stream, max_files=1, max_fields=8).parse()
@@ -80,8 +111,8 @@ async def _read_multipart(request: Request, max_bytes: int) -> Upload:
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise RequestError("missing_file", "one part named `file` is needed")
-        probabilities = form.get("probabilities")
-        return Upload(await file.read(), probabilities if isinstance(probabilities, str) else None)
+        text = form.get(field)
+        return await file.read(), text if isinstance(text, str) else None
     finally:
         await form.close()
 

@@ -7,7 +7,9 @@ import pytest
 
 from service.__main__ import main
 from service.commands.offline import SOME_FAILED
+from tests.service.registry.earlier import plain, with_a_transposed_layer
 from tests.service.serving import png
+from tests.tiny import LABELS, SIZE
 
 KEYS = [
     "source", "sha256", "classifier", "policy", "verdict", "score", "p_value", "probabilities", "explained_label",
@@ -112,7 +114,14 @@ def test_classifiers_and_policies(
     listed = [line.split("\t") for line in out("classifiers", "list").splitlines()]
     version = next(row[1] for row in listed if row[0] == name)
     shutil.copy(models_dir / f"{name}.onnx", tmp_path / "other.onnx")
-    assert out("classifiers", "add", str(tmp_path / "other.onnx")).strip() == f"{name}\t{version}"
+    added = out("classifiers", "add", str(tmp_path / "other.onnx")).splitlines()
+    assert added[0] == f"{name}\t{version}"
+    assert any("disturbed windows" in line for line in added)
+    for wanted in (name, version):
+        assert out("classifiers", "report", wanted).splitlines() == added
+    report = json.loads(out("classifiers", "report", name, "--json"))
+    assert report["report"]["identity"] == version
+    assert len(bytes.fromhex(report["signature"])) == 64
     assert out("classifiers", "activate", name).strip() == version
     out("classifiers", "retire", name)
     assert out("classifiers", "rollback", name).strip() == version
@@ -138,6 +147,46 @@ def test_a_policy_with_warnings_takes_a_reason(
     assert capsys.readouterr().err.startswith("warned_policy: ")
     assert main([*activate, "--despite-warnings", "six pacemakers"]) == 0
     assert capsys.readouterr().out.strip() == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def described(tmp_path: Path) -> tuple[Path, Path]:
+    """A plain file, and its description."""
+    said = {"name": "theirs", "labels": list(LABELS), "preprocessing": {"size": SIZE}}
+    file, description = tmp_path / "theirs.onnx", tmp_path / "theirs.json"
+    file.write_bytes(plain())
+    description.write_text(json.dumps(said))
+    return file, description
+
+
+def test_a_file_is_examined_without_a_database(
+    tmp_path: Path, described: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, description = map(str, described)
+    examine = ["--data-dir", str(tmp_path / "nothing"), "classifiers", "examine"]
+    assert main([*examine, file, "--description", description, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["description"]["name"] == "theirs"
+    assert found["report"]["places"]
+    assert main([*examine, file, "--description", description]) == 0
+    assert capsys.readouterr().out.startswith(f"theirs\t{found['identity']}\n  Explained")
+    assert main([*examine, file]) == 2
+    assert "hand in a description" in capsys.readouterr().err
+    turned = tmp_path / "turned.onnx"
+    turned.write_bytes(with_a_transposed_layer())
+    assert main([*examine, str(turned)]) == 2
+    assert capsys.readouterr().err.startswith("unusable_classifier: Transpose cat_2: ")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_plain_file_is_audited_with_its_description(
+    film: Path, described: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, description = map(str, described)
+    assert main(["audit", "--json", "--classifier", file, "--description", description, str(film)]) == 0
+    assert json.loads(capsys.readouterr().out)["classifier"]["name"] == "theirs"
+    assert main(["audit", "--json", "--classifier", file, "--description", str(film), str(film)]) == 1
+    assert "unusable_classifier: The description cannot be read." in capsys.readouterr().err
 
 
 def test_the_schema_is_brought_up_to_date(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,10 +4,12 @@ from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
 from service.audit.preprocessing import Preprocessing
+from service.graphs.report import findings
 from service.records import queries
 from service.records.tables import ClassifierRow, PolicyRow
+from service.registry.examinations import waits_because
 from service.registry.registry import DEFAULT_SLOT, Registry, classifier_slot, in_force, policy_slot
-from service.web.api.parameters import Name
+from service.web.api.parameters import Name, Sha256
 from service.web.api.schemas import (
     Activation,
     ClassifierList,
@@ -18,9 +20,11 @@ from service.web.api.schemas import (
     PolicyActivation,
     PolicyList,
     PolicyResource,
+    SignedReport,
 )
 from service.web.dependencies import Administrator, Reader, ResourcesDep, SessionDep
 from service.web.errors import RequestError, problems
+from service.web.resources import Resources
 from service.web.small_body import SmallBodyRoute
 
 router = APIRouter(
@@ -41,6 +45,19 @@ def list_classifiers(session: SessionDep, held: ResourcesDep, _reader: Reader) -
 @router.get("/classifiers/{name}", responses=problems("unknown_classifier"))
 def get_classifier(session: SessionDep, held: ResourcesDep, _reader: Reader, name: Name) -> ClassifierResource:
     return classifier_resource(session, held.registry, name)
+
+
+@router.get("/classifiers/{name}/versions/{sha256}", responses=problems("unknown_classifier"))
+def get_version(
+    session: SessionDep, held: ResourcesDep, _reader: Reader, name: Name, sha256: Sha256
+) -> ClassifierVersion:
+    return version_resource(session, held.registry, _registered(session, name, sha256))
+
+
+@router.get("/classifiers/{name}/versions/{sha256}/report", responses=problems("unknown_classifier", "not_examined"))
+def get_report(session: SessionDep, held: ResourcesDep, _reader: Reader, name: Name, sha256: Sha256) -> SignedReport:
+    """What the examination of this version found, with every number, signed by this installation."""
+    return signed_report(held, _registered(session, name, sha256))
 
 
 @router.post("/classifiers/{name}/activate", responses=_CHANGES)
@@ -89,11 +106,25 @@ def classifier_resource(session: Session, registry: Registry, name: str) -> Clas
     return ClassifierResource(
         name=name,
         is_default=in_force(session, DEFAULT_SLOT) == name,
-        versions=[_version(session, registry, row) for row in rows],
+        versions=[version_resource(session, registry, row) for row in rows],
     )
 
 
-def _version(session: Session, registry: Registry, row: ClassifierRow) -> ClassifierVersion:
+def _registered(session: Session, name: str, sha256: str) -> ClassifierRow:
+    row = queries.classifier_known_as(session, sha256)
+    if row is None or row.name != name:
+        raise RequestError("unknown_classifier", "no version of this name and hash is registered")
+    return row
+
+
+def signed_report(held: Resources, row: ClassifierRow) -> SignedReport:
+    if row.report is None:
+        raise RequestError("not_examined", waits_because(row) or "it was registered without a report")
+    public_key = held.desk.signer.public_pem
+    return SignedReport(report=row.report, signature=row.report_signature, public_key=public_key)
+
+
+def version_resource(session: Session, registry: Registry, row: ClassifierRow) -> ClassifierVersion:
     return ClassifierVersion(
         sha256=row.sha256,
         active=in_force(session, classifier_slot(row.name)) == row.sha256,
@@ -103,6 +134,12 @@ def _version(session: Session, registry: Registry, row: ClassifierRow) -> Classi
         preprocessing=Preprocessing(**row.card["preprocessing"]).words,
         licence=row.card["licence"],
         policies=[_policy(session, registry, policy) for policy in queries.policies(session, row.sha256)],
+        identity=row.identity,
+        file_sha256=row.file_sha256,
+        derived_sha256=row.derived_sha256,
+        head=row.report["graph"]["head"] if row.report else None,
+        refusal=waits_because(row),
+        examined=[str(finding) for finding in findings(row.report or {})],
     )
 
 

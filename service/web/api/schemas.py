@@ -106,6 +106,7 @@ AUDIT: dict[str, Any] = {
     "completed_at": "2026-11-22T18:30:00.180000Z",
     "error_code": None,
     "error_detail": None,
+    "waits_because": None,
     "links": {
         "self": "/v1/audits/6f2c0a4d9b7e41c38a5d1f0e2b3c4d5e",
         "overlay": "/v1/audits/6f2c0a4d9b7e41c38a5d1f0e2b3c4d5e/overlay.png",
@@ -152,8 +153,20 @@ CLASSIFIER: dict[str, Any] = {
             "preprocessing": "The whole film is stretched to 224 by 224 px; bilinear, antialiased, as Pillow does it.",
             "licence": "Apache-2.0",
             "policies": [POLICY],
+            "identity": SHA,
+            "file_sha256": SHA,
+            "derived_sha256": SHA,
+            "head": "sigmoid",
+            "refusal": None,
+            "examined": ["Places, 28 x 28: 100% of 48 disturbed windows are answered most where they are"],
         }
     ],
+}
+VERSION: dict[str, Any] = CLASSIFIER["versions"][0]
+REPORT: dict[str, Any] = {
+    "report": {"examiner": 1, "derivation": 1, "file_sha256": SHA, "places": {"28": {"near": 1.0, "windows": 48}}},
+    "signature": "b0" * 64,
+    "public_key": "-----BEGIN PUBLIC KEY-----",
 }
 
 
@@ -188,6 +201,9 @@ class AuditResource(Wire):
     completed_at: datetime | None
     error_code: str | None = Field(description="Why the audit failed, when its state is `failed`.")
     error_detail: str | None = Field(description="The same in a sentence; null in old audits.")
+    waits_because: str | None = Field(
+        description="Why a queued film is not audited: its classifier is refused, or is being examined again."
+    )
     links: Links
 
 
@@ -250,7 +266,11 @@ class PolicyResource(Wire):
 
 
 class ClassifierVersion(Wire):
-    sha256: str
+    """One forward graph with labels and preprocessing. What is null was registered before files were examined."""
+
+    model_config = shown_as(VERSION)
+
+    sha256: str = Field(description="What it is registered under: its identity, or of old ones the file's hash.")
     active: bool
     added_at: datetime
     labels: list[str]
@@ -258,6 +278,32 @@ class ClassifierVersion(Wire):
     preprocessing: str = Field(description="How a film becomes the input, in one sentence.")
     licence: str
     policies: list[PolicyResource]
+    identity: str | None = Field(description="Of the canonical forward graph, labels and preprocessing.")
+    file_sha256: str | None = Field(description="Of the file that was handed in.")
+    derived_sha256: str | None = Field(description="Of the graph with maps that was derived of it and runs.")
+    head: Literal["sigmoid", "softmax"] | None
+    refusal: str | None = Field(description="Why its films wait: it cannot be audited, or is being examined again.")
+    examined: list[str] = Field(description="What the examination found, in words.")
+
+
+class SignedReport(Wire):
+    """The report of an examination, and this installation's signature of it."""
+
+    model_config = shown_as(REPORT)
+
+    report: dict[str, Any]
+    signature: str | None = Field(
+        description="Ed25519, in hexadecimal digits, of the report as JSON with sorted keys and without spaces."
+    )
+    public_key: str = Field(description="PEM; take it from elsewhere to prove anything.")
+
+
+class RegisteredVersion(Wire):
+    model_config = shown_as({"name": "phantom-badnet3", "version": VERSION, "examination": REPORT})
+
+    name: str
+    version: ClassifierVersion
+    examination: SignedReport
 
 
 class ClassifierResource(Wire):
@@ -329,6 +375,13 @@ class Health(Wire):
     model_config = shown_as({"status": "ok"})
 
     status: Literal["ok"] = "ok"
+
+
+class Readiness(Wire):
+    model_config = shown_as({"status": "ok", "reduced": []})
+
+    status: Literal["ok"] = "ok"
+    reduced: list[str] = Field(description="What goes on without: each classifier in force whose films wait.")
 
 
 class InvalidParameter(Wire):

@@ -12,6 +12,7 @@ from service.names import NAME_PATTERN
 from service.people.keys import Principal
 from service.queue.intake import Accepted, Submission
 from service.records.tables import JobRow
+from service.registry.examinations import waits_because
 from service.web.api.schemas import AuditReceipt, AuditResource
 from service.web.api.view import audit_receipt, audit_resource, find_job
 from service.web.dependencies import ResourcesDep, Uploader
@@ -125,7 +126,7 @@ async def _ended_or_timed_out(held: Resources, job_id: str, seconds: float) -> J
         while True:
             job = await run_in_threadpool(_load, held, job_id)
             remaining = deadline - loop.time()
-            if job.state in ENDED or remaining <= 0:
+            if job.state in ENDED or remaining <= 0 or waits_because(job.classifier):
                 return job
             await _wait(ended, min(POLL_SECONDS, remaining))
 

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from service.desk import comparison, reasons
 from service.records import queries
 from service.records.tables import AuditRow, ComparisonRow, JobRow
+from service.registry.examinations import waits_because
 from service.web.api.schemas import (
     AuditReceipt,
     AuditResource,
@@ -56,6 +57,7 @@ def audit_resource(job: JobRow) -> AuditResource:
             "policy": Named(name=job.policy.name, sha256=job.policy.sha256) if job.policy else None,
             "error_code": job.error_code,
             "error_detail": job.error_detail,
+            "waits_because": waits_because(job.classifier) if job.state == "queued" else None,
             "links": Links(
                 self=address,
                 overlay=f"{address}/overlay.png" if row else None,

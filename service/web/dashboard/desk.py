@@ -23,6 +23,7 @@ from service.records.review_queries import COUNT_CAP, DeskFilters, DeskPosition
 from service.records.session import utc_now
 from service.records.storage import EvidenceChanged, NotStored
 from service.records.tables import AuditRow, JobRow, ReviewRow
+from service.registry.examinations import waits_because
 from service.web.api.parameters import LABEL_LENGTH, AuditId
 from service.web.api.schemas import Verdict
 from service.web.api.view import audit_resource, find_job
@@ -119,6 +120,7 @@ def queue_page(
         classifiers=classifiers,
         sources=sources,
         waiting=queries.queue_depth(session),
+        held_up=[(row.name, films, waits_because(row)) for row, films in queries.waiting_for_classifiers(session)],
         is_first=cursor is None,
         parquet=find_spec("pyarrow") is not None,
     )

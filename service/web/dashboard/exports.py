@@ -103,7 +103,8 @@ def _bundle(session: Session, held: Resources, reader: Principal, ids: Sequence[
     policies = {sha256: held.registry.policy_file(sha256) for sha256 in sorted(hashes)}
     exhibits = (_exhibit(session, held, row) for row in audits)
     file = SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 -- _chunks closes it
-    bundles.write(exhibits, policies, held.desk.signer, file)
+    used = [queries.classifier(session, sha256) for sha256 in sorted({row.classifier_sha256 for row in audits})]
+    bundles.write(exhibits, policies, held.desk.signer, file, [row for row in used if row is not None])
     with held.database.write() as unit:
         for row in audits:
             unit.record("audit.exported", row.id, reader.actor)

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 from fastapi import APIRouter, Response
 from sqlalchemy.orm import Session
 
 from service.audit.calibration import Policy
+from service.audit.preprocessing import Resampler
+from service.graphs.description import NORMALISATIONS
+from service.graphs.report import findings
 from service.ledger import verify
 from service.pacs.results.echo import Echo, echo, place
 from service.pacs.results.outbox import resend
@@ -15,7 +19,8 @@ from service.records import log_queries, pacs_queries, queries
 from service.records.session import utc_now
 from service.registry.blocks import standing_alarms
 from service.registry.drift import BLOCK
-from service.registry.registry import DEFAULT_SLOT, in_force
+from service.registry.examinations import waits_because
+from service.registry.registry import DEFAULT_SLOT, in_force, waiting_versions
 from service.web.api.classifiers import classifier_resource
 from service.web.api.parameters import AuditId, Name
 from service.web.api.schemas import ClassifierResource
@@ -51,9 +56,18 @@ def upload_page(session: SessionDep, uploader: Uploader, render: RenderDep) -> R
 def classifiers_page(session: SessionDep, held: ResourcesDep, reader: Reader, render: RenderDep) -> Response:
     names = sorted({row.name for row in queries.classifiers(session)})
     found = [classifier_resource(session, held.registry, name) for name in names]
-    cards = {row.sha256: row.card for row in queries.classifiers(session)}
-    policies = _policies(session, held, found)
-    return render("classifiers.html", reader, classifiers=found, cards=cards, policies=policies, block=BLOCK)
+    rows = queries.classifiers(session)
+    return render(
+        "classifiers.html",
+        reader,
+        classifiers=found,
+        cards={row.sha256: row.card for row in rows},
+        examined={row.sha256: findings(row.report or {}) for row in rows},
+        policies=_policies(session, held, found),
+        block=BLOCK,
+        resamplers=get_args(Resampler),
+        normalisations=list(NORMALISATIONS),
+    )
 
 
 @router.post("/classifiers/{name}")
@@ -111,6 +125,7 @@ def _system(
         checkpoints=log_queries.latest_checkpoints(session, 5),
         embedded=_worker_state(held),
         faults=[loop.fault for loop in held.loops if loop.fault],
+        waiting={name: waits_because(row) for name, row in waiting_versions(session).items()},
         dialect=held.database.engine.dialect.name,
         schema=log_queries.revision(session),
         alarms=[(name, source) for name, source, alarms in standing_alarms(session) if alarms],

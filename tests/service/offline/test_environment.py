@@ -4,7 +4,7 @@ from dataclasses import astuple
 
 import pytest
 
-from service.app import limits
+from service.app import examination_limits, limits
 from service.offline.environment import Environment, UnusableSetting
 from service.settings import Settings
 
@@ -15,11 +15,14 @@ VARIABLES = {
     "TRIGGERSCOPE_MAX_PIXELS": "2000",
     "triggerscope_decode_memory_bytes": "1000000000",
     "TRIGGERSCOPE_DECODE_SECONDS": "2.5",
+    "TRIGGERSCOPE_MAX_CLASSIFIER_BYTES": "3000",
+    "TRIGGERSCOPE_EXAMINATION_MEMORY_BYTES": "2000000000",
+    "TRIGGERSCOPE_EXAMINATION_SECONDS": "7.5",
 }
 
 
 def as_the_service_has_it(settings: Settings) -> list[object]:
-    return [settings.models_dir, settings.default_classifier, *astuple(limits(settings))]
+    return [settings.models_dir, settings.default_classifier, *astuple(limits(settings)), examination_limits(settings)]
 
 
 def as_offline_has_it(here: Environment) -> list[object]:
@@ -29,7 +32,7 @@ def as_offline_has_it(here: Environment) -> list[object]:
         here.limits.decode_memory_bytes,
         here.limits.decode_seconds,
     )
-    return [here.models_dir, here.default_classifier, *limits]
+    return [here.models_dir, here.default_classifier, *limits, here.examination]
 
 
 def test_both_have_the_same_defaults() -> None:

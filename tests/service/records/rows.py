@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.orm import Session
 
+from service.graphs.protocol import EXAMINER_VERSION
 from service.records.tables import AuditRow, ClassifierRow, FilmRow, JobRow
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -14,7 +15,8 @@ def sha(number: int) -> str:
 
 
 def add_classifier(session: Session, number: int = 1, name: str = "small") -> None:
-    session.add(ClassifierRow(sha256=sha(number), name=name, card={}, added_at=START, actor="test"))
+    row = ClassifierRow(sha256=sha(number), name=name, card={}, added_at=START, actor="test", examiner=EXAMINER_VERSION)
+    session.add(row)
     session.flush()
 
 

@@ -18,7 +18,7 @@ from service.records.tables import EventRow
 from service.registry.blocks import watch
 from service.registry.drift import BLOCK, Alarm, Fit, compare, usual_ranks, usual_reached
 from service.registry.examinations import Examinations
-from service.registry.registry import Registry, choose
+from service.registry.registry import Registry, classifier_slot, in_force
 from tests.service.records.rows import START, add_audit, add_job
 
 Values = NDArray[np.float64]
@@ -81,7 +81,7 @@ def test_each_source_is_watched_and_the_beginning_of_an_alarm_is_an_event(
     registry = Registry(database, models_dir, Examinations(tmp_path / "kept", Examiner()))
     registry.synchronise("phantom-badnet3")
     with database.read() as session:
-        registered = choose(session, None, None).classifier_sha256
+        registered = in_force(session, classifier_slot("phantom-badnet3"))
     rng, number = np.random.default_rng(4), 0
 
     def come(source: str, count: int, further: float = 0.0) -> None:

@@ -81,6 +81,9 @@ MATRIX = {
     ("GET", "/v1/audits/{audit_id}/counterfactual.png"): READ,
     ("GET", "/v1/classifiers"): READ,
     ("GET", "/v1/classifiers/{name}"): READ,
+    ("POST", "/v1/classifiers"): ADMIN,
+    ("GET", "/v1/classifiers/{name}/versions/{sha256}"): READ,
+    ("GET", "/v1/classifiers/{name}/versions/{sha256}/report"): READ,
     ("POST", "/v1/classifiers/{name}/activate"): ADMIN,
     ("POST", "/v1/classifiers/{name}/retire"): ADMIN,
     ("POST", "/v1/classifiers/{name}/rollback"): ADMIN,
@@ -151,7 +154,7 @@ class World:
     audit_id: str
 
     def ask(self, method: str, path: str, headers: dict[str, str], csrf: str = "") -> httpx.Response:
-        names = {"study_uid": "1.2", "name": "nobody", "map_name": "layercam_28"}
+        names = {"study_uid": "1.2", "name": "nobody", "map_name": "layercam_28", "sha256": "0" * 64}
         ids = dict.fromkeys(("entry_id", "delivery_id"), "0" * 32)
         address = path.format(audit_id=self.audit_id, **names, **ids)
         body = {"data": {"csrf": csrf}} if method not in ("GET", "HEAD") else {}

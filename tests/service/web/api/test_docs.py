@@ -1,6 +1,6 @@
 """The interface is compared whole: a change to it is a change to openapi.json, made with the command below.
 
-python -m tests.service.api.test_openapi
+python -m tests.service.web.api.test_docs
 """
 
 import json

@@ -15,7 +15,7 @@ from tests.service.serving import png, serving
 
 def test_health_and_readiness(server: httpx.Client) -> None:
     assert server.get("/healthz").json() == {"status": "ok"}
-    assert server.get("/readyz").json() == {"status": "ok"}
+    assert server.get("/readyz").json() == {"status": "ok", "reduced": []}
 
 
 def test_metrics_count_audits_and_problems(client: httpx.Client) -> None:
