@@ -72,12 +72,16 @@ def _places(places: Mapping[str, Any]) -> str:
 
 
 def _agreement(report: Mapping[str, Any]) -> str:
-    parts = [f"maps within {report['map_error']:.0e} of those computed beside the graph"]
+    parts = [f"maps {_apart(report['map_error'])} those computed beside the graph"]
     if report.get("mean_error") is not None:
-        parts.append(f"class activation maps' means within {report['mean_error']:.0e} of the logits")
-    parts.append(f"logits with and without maps within {report['session_error']:.0e}")
-    parts.append(f"in a batch of {report['cost']['batch']} and alone within {report['batch_error']:.0e}")
+        parts.append(f"means of class activation maps {_apart(report['mean_error'])} the logits")
+    parts.append(f"logits with maps {_apart(report['session_error'])} those without")
+    parts.append(f"in a batch of {report['cost']['batch']} {_apart(report['batch_error'])} those alone")
     return "; ".join(parts)
+
+
+def _apart(error: float) -> str:
+    return f"within {error:.0e} of" if error else "equal to"
 
 
 def _changes(changes: Mapping[str, Any]) -> str:

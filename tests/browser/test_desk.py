@@ -17,6 +17,8 @@ from service.app import open_database
 from service.records.tables import EventRow
 from service.settings import Settings
 from tests.browser.conftest import logged_in
+from tests.service.registry.earlier import plain
+from tests.tiny import LABELS, SIZE
 
 expect.set_options(timeout=60_000)
 SHOWN_MS = 1000  # longer than a film has to be on the screen before a key decides about it
@@ -199,6 +201,29 @@ def hold(page: Page, digit: str, seconds: float, *, is_marked: bool) -> None:
         is_first = False
         page.wait_for_timeout(40)
     session.send("Input.dispatchKeyEvent", {"type": "keyUp", **key})
+
+
+def test_a_classifier_is_handed_in_refused_and_registered(
+    chromium: Browser, service: httpx.Client, tmp_path: Path
+) -> None:
+    file = tmp_path / "theirs.onnx"
+    file.write_bytes(plain())
+    page = logged_in(chromium, service, "root")
+    page.goto("/classifiers")
+    page.set_input_files("#hand-in [name=file]", file)
+    page.click("#hand-in button.primary")
+    expect(page.locator("#hand-in-status.bad")).to_contain_text("hand in a description")
+    page.fill("#hand-in [name=name]", "theirs")
+    page.fill("#hand-in [name=labels]", "\n".join(LABELS))
+    page.fill("#hand-in [name=size]", str(SIZE))
+    page.click("#hand-in button.primary")
+    page.wait_for_url("**/classifiers?registered=*")
+    version = page.locator(f"#{page.url.partition('#')[2]}")
+    expect(version).to_contain_text("not active")
+    version.locator("summary", has_text="What the examination found").click()
+    expect(version).to_contain_text("disturbed windows are answered most where they are")
+    assert [fault["id"] for fault in Axe().run(page).response["violations"] if fault["impact"] in GRAVE] == []
+    page.context.close()
 
 
 def test_reading_needs_no_script(chromium: Browser, service: httpx.Client, ada: Page, models_dir: Path) -> None:

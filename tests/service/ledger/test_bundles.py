@@ -1,4 +1,6 @@
+import hashlib
 import io
+import json
 import subprocess
 import sys
 import zipfile
@@ -10,10 +12,12 @@ import pytest
 from service.ledger import bundles
 from service.ledger.bundles import Exhibit
 from service.ledger.signing import Signer
+from service.ledger.verify import signed
 from service.records import chain, queries
 from service.records.session import Database
 from service.records.storage import Kept
-from tests.service.records.rows import add_audit, add_classifier, add_job
+from service.records.tables import ClassifierRow
+from tests.service.records.rows import add_audit, add_classifier, add_job, sha
 
 
 @pytest.fixture
@@ -36,8 +40,11 @@ def exhibit(sqlite_database: Database) -> Exhibit:
 
 
 def written(exhibit: Exhibit, signer: Signer) -> bytes:
+    report = {"identity": sha(1), "file_sha256": sha(9), "map_error": 1e-07}
+    signature = signer.sign(chain.canonical(report))
+    classifier = ClassifierRow(sha256=sha(1), report=report, report_signature=signature)
     buffer = io.BytesIO()
-    bundles.write([exhibit], {"abc": b"{}"}, signer, buffer)
+    bundles.write([exhibit], {"abc": b"{}"}, signer, buffer, [classifier])
     return buffer.getvalue()
 
 
@@ -98,6 +105,32 @@ def test_a_signature_does_not_stand_for_the_stored_files(
     assert report.faults == (f"audits/{exhibit.audit.id}/{fault}",)
 
 
+def with_report(bundle: bytes, signer: Signer, changes: dict[str, bytes]) -> bytes:
+    """The bundle with other files for its classifier's report, in a manifest that is signed anew."""
+    changed = rewritten(bundle, {f"classifiers/{name}": data for name, data in changes.items()})
+    with zipfile.ZipFile(io.BytesIO(changed)) as archive:
+        content = json.loads(archive.read("manifest.json"))["content"]
+        names = [name for name in archive.namelist() if name != "manifest.json"]
+        content["files"] = {name: hashlib.sha256(archive.read(name)).hexdigest() for name in names}
+    return rewritten(changed, {"manifest.json": json.dumps(signed(content, signer)).encode()})
+
+
+def test_each_classifiers_report_is_signed_by_itself(bundle: bytes, signer: Signer) -> None:
+    """Also where whoever makes bundles has changed it before."""
+    sound, another = f"{sha(1)}.json", f"{sha(2)}.json"
+    report = {"identity": sha(1), "file_sha256": sha(9), "map_error": 1e-07}
+    signature = signer.sign(chain.canonical(report)).encode()
+    assert bundles.verify(with_report(bundle, signer, {sound: chain.canonical(report)})).faults == ()
+    for changes, fault in (
+        ({sound: chain.canonical({**report, "map_error": 0.0})}, "is not signed by this key"),
+        ({another: chain.canonical(report), f"{sha(2)}.signature": signature}, "is of another classifier"),
+        ({another: chain.canonical(report)}, "cannot be read, or has no signature"),
+        ({f"{sha(1)}.signature": b"none"}, "cannot be read, or has no signature"),
+    ):
+        [found] = bundles.verify(with_report(bundle, signer, changes)).faults
+        assert fault in found
+
+
 def test_it_verifies_without_the_service(bundle: bytes, signer: Signer, tmp_path: Path) -> None:
     """The script out of the bundle, in a Python that finds nothing of ours."""
     file, key, script = (tmp_path / name for name in ("evidence.zip", "key.pem", "verify.py"))
@@ -117,7 +150,9 @@ def test_it_verifies_without_the_service(bundle: bytes, signer: Signer, tmp_path
 
 def test_another_key_did_not_sign_it(bundle: bytes, tmp_path: Path) -> None:
     other = Signer.open(tmp_path / "other")
-    assert bundles.verify(bundle, other.public_pem).faults == ("the manifest is not signed by this key",)
+    faults = bundles.verify(bundle, other.public_pem).faults
+    assert faults[0] == "the manifest is not signed by this key"
+    assert faults[1:] == (f"the report classifiers/{sha(1)}.json is not signed by this key",)
 
 
 def test_what_is_no_bundle_is_refused(bundle: bytes) -> None:

@@ -1,7 +1,9 @@
 """Handing in a classifier over HTTP, and what is told of one whose films wait."""
 
+import io
 import json
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import httpx
 import pytest
 
 from service.app import open_database
+from service.ledger import bundles
 from service.ledger.signing import is_signed
 from service.people import keys
 from service.records import queries
@@ -65,6 +68,10 @@ def test_a_plain_file_with_its_description_is_examined_and_audits(administrator:
     administrator.post("/v1/classifiers/theirs/activate", json={})
     audit = administrator.post("/v1/audits", content=png(7), headers=RAW, params={"classifier": "theirs"}).json()
     assert (audit["state"], audit["classifier"]["sha256"]) == ("done", version["sha256"])
+    bundle = administrator.get(f"/audits/{audit['id']}/bundle.zip").content
+    assert bundles.verify(bundle, examination["public_key"]).faults == ()
+    with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
+        assert json.loads(archive.read(f"classifiers/{version['sha256']}.json")) == examination["report"]
 
 
 @pytest.mark.parametrize(
