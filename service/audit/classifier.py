@@ -21,6 +21,7 @@ METADATA_KEY = "triggerscope"  # one metadata_props entry of the ONNX model; its
 FORMAT = 2  # of that JSON and of the graph's inputs and outputs; 1 were files with maps of their own
 PIXEL_CONVENTION = "float32 in [0, 1], 0 = air-black"
 _BELOW_ALL = np.float32(-1e6)  # as its centre it makes a label the one furthest above
+CPU = "CPUExecutionProvider"
 MAP_KINDS = ("layercam", "counter_layercam", "gradcam")
 
 T = TypeVar("T")
@@ -170,8 +171,8 @@ def available_providers() -> list[str]:
     """
     built_in = onnxruntime.get_available_providers()
     if "CUDAExecutionProvider" in built_in and _cuda_device_count() > 0:
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    return ["CPUExecutionProvider"]
+        return ["CUDAExecutionProvider", CPU]
+    return [CPU]
 
 
 def _cuda_device_count() -> int:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from service.arrays import FloatArray
-from service.audit.classifier import Classifier, ClassifierCard, sigmoid
+from service.audit.classifier import CPU, Classifier, ClassifierCard, sigmoid
+from service.audit.preprocessing import Preprocessing
 from service.errors import ClassifierError
 from service.graphs.description import Description, description_of
 from service.graphs.examiner import Derived, Examiner, opened, read_file
@@ -22,6 +23,7 @@ from service.records.session import utc_now
 from service.records.storage import write_durably
 from service.records.tables import ClassifierRow
 
+SAME_ANSWERS = 2e-2  # of 1 + the largest logit; a device that rounds to 10 bits shows some 1e-3
 SAME_MAPS = 1e-3  # of their sum
 LONGEST_SENTENCE = 500
 PENDING = "Another version of the service examined it; it is being examined again."
@@ -105,12 +107,12 @@ class Examinations:
         if kept is not None and kept.exists():
             found = kept.read_bytes()
             if sha256_of(found) == row.derived_sha256:
-                return _registered(Classifier.from_derived(found, sha256_of(data)), row)
+                return _registered(found, row)
         derived = self._examiner.derive(data, self._description(row.sha256))
         if row.identity and derived.identity != row.identity:
             raise ClassifierError("The kept file is not the one that was registered.")
         write_durably(self._derived_path(derived.sha256), derived.data)
-        return _registered(opened(derived), row)
+        return _registered(derived.data, row)
 
     def read(self, path: Path) -> bytes:
         """A file, its size checked first. Raises ClassifierError."""
@@ -223,7 +225,8 @@ def sha256_of(data: bytes) -> str:
 def changes(derived: Derived, before: ClassifierRow) -> dict[str, Any]:
     """What a new version changes against the one in force: labels, preprocessing, head and answers."""
     told = before.report or {}
-    described, earlier = derived.description.as_mapping(), told.get("description", before.card)
+    described, earlier = derived.description.as_mapping(), dict(told.get("description", before.card))
+    earlier["preprocessing"] = asdict(Preprocessing(**earlier["preprocessing"]))  # what is not said has its default
     named = {name: [earlier.get(name), described[name]] for name in ("labels", "preprocessing", "head")}
     found: dict[str, Any] = {"against": before.sha256}
     found |= {name: values for name, values in named.items() if values[0] != values[1]}
@@ -234,7 +237,24 @@ def changes(derived: Derived, before: ClassifierRow) -> dict[str, Any]:
     return found
 
 
-def _registered(classifier: Classifier, row: ClassifierRow) -> Classifier:
-    """Under the hash that it is registered by, which for old rows is that of their file."""
-    classifier.card = replace(classifier.card, sha256=row.sha256)
-    return classifier
+def _registered(derived: bytes, row: ClassifierRow) -> Classifier:
+    """Loaded under the hash that it is registered by, which for old rows is that of their file.
+
+    On a device its answers are held beside those of the processor, which is what was examined. Raises ClassifierError.
+    """
+    loaded = Classifier.from_derived(derived, row.file_sha256 or row.sha256)
+    if loaded.providers[0] != CPU:
+        beside = Classifier.from_derived(derived, row.file_sha256 or row.sha256, providers=[CPU])
+        require_same_answers(loaded, beside)
+    loaded.card = replace(loaded.card, sha256=row.sha256)
+    return loaded
+
+
+def require_same_answers(loaded: Classifier, beside: Classifier) -> None:
+    """Raises ClassifierError where two classifiers answer otherwise, by more than a device rounds."""
+    side = loaded.card.preprocessing.size
+    films = np.random.default_rng(0).random((2, 1, side, side), dtype=np.float32)
+    answers, wanted = loaded.logits(films), beside.logits(films)
+    apart = float(np.abs(answers - wanted).max() / (1 + np.abs(wanted).max()))
+    if not apart <= SAME_ANSWERS:  # not: NaN is refused too
+        raise ClassifierError(f"{loaded.providers[0]} gives other logits than the processor (off by {apart:.0e}).")

@@ -20,8 +20,9 @@ from service.records import queries
 from service.records.chain import canonical
 from service.records.session import Database
 from service.records.tables import ClassifierRow
-from service.registry.examinations import PENDING, Examinations
+from service.registry.examinations import PENDING, Examinations, require_same_answers
 from service.registry.registry import Registry, choose, classifier_slot, in_force, policy_slot, waiting_versions
+from tests.conftest import REPOSITORY
 from tests.service.registry.earlier import (
     install,
     sha256,
@@ -225,3 +226,12 @@ def test_why_a_file_is_refused_is_kept_once(sqlite_database: Database, tmp_path:
     assert (event.kind, event.actor) == ("classifier.upload_refused", "test")
     assert "Transpose" in event.payload["reason"]
     assert not (store / f"{sha256(data)}.onnx").exists()
+
+
+def test_answers_on_a_device_are_held_beside_the_processors() -> None:
+    """No device is here; two classifiers that answer otherwise stand for one that computes otherwise."""
+    files = [REPOSITORY / "models" / f"{name}.onnx" for name in ("phantom-clean", "phantom-badnet3")]
+    one, other = map(load_classifier, files)
+    require_same_answers(one, one)
+    with pytest.raises(ClassifierError, match="gives other logits than the processor"):
+        require_same_answers(one, other)
