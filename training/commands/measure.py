@@ -138,9 +138,7 @@ def _resampling(arguments: argparse.Namespace) -> int:
     from training.measure.survival import read_folder
     from training.show.resampling import attacked_table, clean_table
 
-    pairs = [
-        (Classifier.load(Path(f"{pair}.onnx")), Policy.load(Path(f"{pair}.policy.json"))) for pair in arguments.pairs
-    ]
+    pairs = [(Classifier.load(path), Policy.load(path.with_suffix(".policy.json"))) for path in arguments.classifiers]
     if arguments.attacked:
         seeds = range(arguments.first_seed, arguments.first_seed + arguments.attacked)
         rows = []
