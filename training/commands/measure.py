@@ -54,7 +54,7 @@ def add(commands: "Commands[argparse.ArgumentParser]") -> None:
         "resampling", help="films made for another resampler, and clean ones: what is told"
     )
     resampling.add_argument(
-        "pairs", type=Path, nargs="+", metavar="PAIR", help="FILE of FILE.onnx and FILE.policy.json"
+        "classifiers", type=Path, nargs="+", metavar="FILE.onnx", help="with FILE.policy.json beside it"
     )
     resampling.add_argument("--attacked", type=int, default=0, help="phantoms to attack, at each side")
     resampling.add_argument("--sides", type=int, nargs="+", default=[2240], help="of the attacked phantoms, in pixels")
