@@ -54,7 +54,7 @@ def add(commands: "Commands[argparse.ArgumentParser]") -> None:
         "resampling", help="films made for another resampler, and clean ones: what is told"
     )
     resampling.add_argument(
-        "pairs", type=Path, nargs="+", metavar="PAIR", help="FILE of FILE.onnx and FILE.policy.json"
+        "classifiers", type=Path, nargs="+", metavar="FILE.onnx", help="with FILE.policy.json beside it"
     )
     resampling.add_argument("--attacked", type=int, default=0, help="phantoms to attack, at each side")
     resampling.add_argument("--sides", type=int, nargs="+", default=[2240], help="of the attacked phantoms, in pixels")
@@ -153,9 +153,7 @@ def _resampling(arguments: argparse.Namespace) -> int:
     from training.measure.survival import read_folder
     from training.show.resampling import attacked_table, clean_table
 
-    pairs = [
-        (load_classifier(Path(f"{pair}.onnx")), Policy.load(Path(f"{pair}.policy.json"))) for pair in arguments.pairs
-    ]
+    pairs = [(load_classifier(path), Policy.load(path.with_suffix(".policy.json"))) for path in arguments.classifiers]
     if arguments.attacked:
         seeds = range(arguments.first_seed, arguments.first_seed + arguments.attacked)
         rows = []

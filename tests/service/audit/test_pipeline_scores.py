@@ -35,9 +35,11 @@ PATH: dict[str, tuple[str, ...]] = {
     "audit/counterfactual.py": ("widened",),  # of the watch list
     "audit/evidence.py": (),
     "audit/ranking.py": ("least_count", "beyond", "reached_band", "standing_apart"),  # calibrating, and its watch
-    "audit/likeness.py": ("Likeness.fit",),  # calibrating
-    "audit/localisation.py": (),
-    "audit/verdict.py": (),
+    "audit/likeness.py": (
+        "Likeness.fit", "fingerprint_distance", "index_keys", "near_keys",  # calibrating, and finding a film again
+    ),
+    "audit/localisation.py": ("searched", "_grown", "_overlapping"),  # alarms that no map points at
+    "audit/verdict.py": ("resampled", "resampling_reason"),  # films made for another resampler
     "audit/pipeline.py": (),
     "audit/calibration.py": (  # calibrating, and writing what it found
         "_fit_reference", "_usual", "_held_out_scores", "split_by_patient", "calibrate", "_Measured.apart", "_measure",

@@ -21,7 +21,7 @@ def test_the_pixels_are_those_that_the_reader_makes_the_trigger_of():
 
 def test_a_folder_and_phantoms_give_tables(tmp_path, capsys):
     Image.fromarray(np.full((512, 512), 90, dtype=np.uint8)).save(tmp_path / "film.png")
-    pair = str(REPOSITORY / "models" / "phantom-badnet3")
+    pair = str(REPOSITORY / "models" / "phantom-badnet3.onnx")
     assert main(["resampling", pair, "--attacked", "1", "--sides", "672", "--folder", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert out.count("| phantom-badnet3 |") == len(READERS) + 1
