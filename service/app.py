@@ -44,6 +44,7 @@ from service.queue.worker import Pace, Worker
 from service.records import queries
 from service.records.session import Database
 from service.records.storage import Storage
+from service.records.stored_evidence import StoredEvidence
 from service.registry.blocks import standing_alarms
 from service.registry.examinations import Examinations
 from service.registry.registry import Registry
@@ -289,12 +290,13 @@ def hold_resources(
 
     with open_worker(settings, database, registry, on_outcome) as (worker, storage, decode, decoded, outbox):
         embedded = worker if settings.embedded_worker else None
+        evidence = StoredEvidence(database, storage)
         with running(embedded), examining(registry, settings.default_classifier) as examinations:
             yield Resources(
                 database=database,
-                storage=storage,
+                evidence=evidence,
                 registry=registry,
-                explainer=Explainer(storage, registry),
+                explainer=Explainer(evidence, registry),
                 submissions=open_uploads(settings, database, decode, decoded),
                 acceptance=open_acceptance(settings, database),
                 ae_title=settings.dimse_ae_title,

@@ -20,6 +20,7 @@ from service.records.tables import AuditRow, EventRow, ReviewRow
 from tests.service.records.test_review_queries import seed
 
 EVENTS_PER_AUDIT = 3
+FILES = {name: {"sha256": "0" * 64, "byte_count": 1_048_704} for name in ("original", "pixels", "maps")}
 
 
 def record(database: Database) -> None:
@@ -29,7 +30,7 @@ def record(database: Database) -> None:
         head, events = Head("benchmark"), []
         found = select(AuditRow, ReviewRow).join(ReviewRow, ReviewRow.id == AuditRow.id).order_by(AuditRow.id)
         for audit, review in unit.session.execute(found).all():
-            hashes = {"record_sha256": record_hash(audit), "review_sha256": review_hash(review)}
+            hashes = {"record_sha256": record_hash(audit), "review_sha256": review_hash(review), "files": FILES}
             at, film = audit.received_at, {"source": "er", "bytes": 61_234, "classifier": audit.classifier_sha256}
             events.append(Event(at, "key:pacs", "film.received", audit.id, film))
             events.append(Event(at, "worker", "audit.completed", audit.id, {"verdict": audit.verdict, **hashes}))

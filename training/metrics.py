@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import beta, rankdata
 
 from service.arrays import FloatArray
 from service.audit import ranking
@@ -22,6 +22,13 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.value:.3f} ({self.low:.3f}-{self.high:.3f})"
+
+
+def exact_interval(count: int, total: int) -> Interval:
+    """A share and its 95 % interval (Clopper and Pearson, 1934)."""
+    low = float(beta.ppf(0.025, count, total - count + 1)) if count else 0.0
+    high = float(beta.ppf(0.975, count + 1, total - count)) if count < total else 1.0
+    return Interval(count / total, low, high)
 
 
 def auroc(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:

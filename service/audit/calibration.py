@@ -1,6 +1,7 @@
 """Clean films -> Policy: the yardstick, the calibration scores and the threshold, bound to one classifier.
 
-Split conformal: the reference films fix the score, the calibration films rank it, and no film does both.
+Split conformal: the reference films fix the score, the calibration films rank it, and no film does both. Films that
+stand apart from all others in their scores, as films with a trigger would, are left out of both and told of.
 No torch: a hospital calibrates a classifier on its own clean films.
 """
 
@@ -21,7 +22,18 @@ from service.arrays import FloatArray
 from service.audit import ranking
 from service.audit.classifier import Classifier, ClassifierCard
 from service.audit.concentration import isolation
-from service.audit.evidence import MEANINGS, SIGNS, Hypothesis, Reference, Usual, fused, gather, scaled_mad, surprise
+from service.audit.evidence import (
+    MEANINGS,
+    SIGNS,
+    Evidence,
+    Hypothesis,
+    Reference,
+    Usual,
+    fused,
+    gather,
+    scaled_mad,
+    surprise,
+)
 from service.audit.likeness import STATISTICS, Likeness, image_statistics
 from service.errors import PolicyError
 
@@ -30,6 +42,7 @@ FORMAT = 4  # earlier ones ranked other scores
 EARLIER: dict[int, set[str]] = {1: {"pattern_change", "isolation"}, 2: {"isolation"}, 3: set()}
 REFERENCE_MINIMUM = 60
 BAND_FILMS = 1000  # the reached false-positive rate is stated for so many future films
+FOLDS = 5  # of the reference films: each is scored by what the others show
 SUPPORT_GATE_SHARE, COUNTER_GATE_SHARE, TRANSPLANT_GATE_SHARE = 0.15, 0.10, 0.06
 
 
@@ -48,7 +61,8 @@ class Policy:
 
     scores, distances: (n,) sorted, of the calibration films. false_positive_rate: nominal. likeness_level: share of
     clean films allowed to count as unlike. band: central 95 % of the false-positive rate that n calibration films
-    and 1,000 future ones give (beta-binomial).
+    and 1,000 future ones give (beta-binomial). left_out: reference and calibration films that stood apart; the other
+    counts are without them.
     """
 
     name: str
@@ -70,6 +84,7 @@ class Policy:
     distances: FloatArray
     band: tuple[float, float]
     warnings: tuple[str, ...]
+    left_out: tuple[int, int] = (0, 0)
     format: int = FORMAT
 
     @property
@@ -81,6 +96,11 @@ class Policy:
     def threshold(self) -> float:
         """The score from which a film is within the nominal false-positive rate."""
         return ranking.threshold(self.scores, self.false_positive_rate)
+
+    @property
+    def band_at_worst(self) -> tuple[float, float]:
+        """As `band`, if every calibration film that was left out was a clean one."""
+        return ranking.reached_band(len(self.scores), BAND_FILMS, self.false_positive_rate, self.left_out[1])
 
     def p_value(self, score: float) -> float:
         """(1 + #{calibration >= score}) / (n + 1)."""
@@ -102,21 +122,10 @@ class Policy:
         return read_policy(path.read_bytes())
 
 
-def two_modes(scores: FloatArray) -> bool:
-    """A gap in the upper quarter three times as wide as the middle half, with films beyond: some may be poisoned.
-
-    scores: (n,) from 0 up, whose tail is long: they are compared as log(1 + score).
-    """
-    ordered = np.log1p(np.sort(scores))
-    upper = ordered[int(0.75 * len(ordered)) :]
-    middle = float(np.quantile(ordered, 0.75) - np.quantile(ordered, 0.25))
-    gaps = np.diff(upper)
-    return bool(len(gaps) >= 5 and middle > 0 and float(gaps[:-1].max()) > 3 * middle)
-
-
 def _fit_reference(
     films: Sequence[FloatArray], classifier: Classifier, receivers: FloatArray, tick: Callable[[], None]
-) -> Reference:
+) -> tuple[Reference, list[float]]:
+    """What the films show, and the score of each by what the films outside its fold show."""
     labels = len(classifier.card.labels)
     nothing, one = np.zeros(labels, dtype=np.float32), np.ones(labels, dtype=np.float32)
     passes = [classifier.explain(film[None], nothing, one)[0] for film in films]
@@ -140,12 +149,7 @@ def _fit_reference(
         everything.append(gather(film, classifier, start, exhaustive=True))
         tick()
     findings = [finding for evidence in everything for finding in evidence.findings]
-    usual = {
-        (hypothesis, name): Usual.of(f.values[name] for f in findings if f.hypothesis == hypothesis)
-        for hypothesis in SIGNS
-        for name in MEANINGS
-    }
-    fitted = replace(start, usual=usual)
+    fitted = replace(start, usual=_usual(everything))
     surprises = [surprise(f.values, "support", fitted) for f in findings if f.hypothesis == "support"]
     against = [f.values["isolation"] for f in findings if f.hypothesis == "counter"]
     scores = [
@@ -156,7 +160,29 @@ def _fit_reference(
         "support": float(np.quantile(surprises, 1 - SUPPORT_GATE_SHARE)),
         "counter": float(np.quantile(against, 1 - COUNTER_GATE_SHARE)),
     }
-    return replace(fitted, gates=gates, transplant_gate=float(np.quantile(scores, 1 - TRANSPLANT_GATE_SHARE)))
+    gated = replace(fitted, gates=gates, transplant_gate=float(np.quantile(scores, 1 - TRANSPLANT_GATE_SHARE)))
+    return gated, _held_out_scores(everything, gated)
+
+
+def _usual(everything: Sequence[Evidence]) -> dict[tuple[Hypothesis, str], Usual]:
+    findings = [finding for evidence in everything for finding in evidence.findings]
+    return {
+        (hypothesis, name): Usual.of(f.values[name] for f in findings if f.hypothesis == hypothesis)
+        for hypothesis in SIGNS
+        for name in MEANINGS
+    }
+
+
+def _held_out_scores(everything: Sequence[Evidence], reference: Reference) -> list[float]:
+    """Each film's score with all tests taken, where the films of the other folds say what is usual."""
+    others = [
+        replace(reference, usual=_usual([found for index, found in enumerate(everything) if index % FOLDS != fold]))
+        for fold in range(FOLDS)
+    ]
+    return [
+        max(fused(finding.values, finding.hypothesis, others[index % FOLDS]) for finding in found.findings)
+        for index, found in enumerate(everything)
+    ]
 
 
 def split_by_patient(films: Sequence[CalibrationFilm], share: float = 1 / 3) -> tuple[list[int], list[int]]:
@@ -180,30 +206,28 @@ def calibrate(
     false_positive_rate: float = 0.01,
     likeness_level: float = 0.01,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
+    leaving_out: Callable[[CalibrationFilm], None] = lambda _film: None,
 ) -> Policy:
     """Measure clean films and make a policy.
 
     reference_films fix the score, calibration_films rank it; no patient may be in both. receivers: (R, 1, S, S) clean
     radiographs for the transplant; they are kept in the policy file, so no patient's film belongs there.
-    Raises PolicyError when there are too few films for the rate or a patient is in both sets.
+    Where films stand apart (`ranking.standing_apart`), the policy is made without them and has a warning;
+    leaving_out is called with each. Raises PolicyError when there are too few films for the rate, or would be without
+    those that stand apart, or when a patient is in both sets.
     """
     _check_films(reference_films, calibration_films, false_positive_rate)
-    total, done = len(reference_films) + len(calibration_films), 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        progress(done, total)
-
-    reference = _fit_reference([item.film for item in reference_films], classifier, receivers, tick)
-    likeness = Likeness.fit(np.stack([image_statistics(item.film) for item in reference_films]))
-    scores, distances = [], []
-    for item in calibration_films:
-        scores.append(gather(item.film, classifier, reference).score)
-        distances.append(likeness.distance(item.film))
-        tick()
-    ordered = np.sort(np.asarray(scores, dtype=np.float32))
-    warnings = ("the calibration scores have two modes: are all films clean?",) if two_modes(ordered) else ()
+    handed_in = [*reference_films, *calibration_films]
+    found = _measure(reference_films, calibration_films, classifier, receivers, progress)
+    while (apart := found.apart()).any():
+        first, second = np.split(apart, [len(found.reference_films)])
+        for item in (*_without(found.reference_films, ~first), *_without(found.calibration_films, ~second)):
+            leaving_out(item)
+        kept = _without(found.reference_films, first), _without(found.calibration_films, second)
+        lost = len(handed_in) - len(kept[0]) - len(kept[1])
+        _check_enough(*kept, false_positive_rate, f"without {lost} films that stand apart ")
+        found = _measure(*kept, classifier, receivers, progress)
+    left_out = len(reference_films) - len(found.reference_films), len(calibration_films) - len(found.calibration_films)
     policy = Policy(
         name=name,
         sha256="",
@@ -212,32 +236,92 @@ def calibrate(
         preprocessing_sha256=classifier.card.preprocessing.sha256,
         source=source,
         created_at=created_at,
-        manifest_sha256=_manifest_sha256([*reference_films, *calibration_films]),
+        manifest_sha256=_manifest_sha256(handed_in),
         code_version=code_version,
         false_positive_rate=false_positive_rate,
         likeness_level=likeness_level,
-        patients=len({item.patient for item in calibration_films}),
-        reference_count=len(reference_films),
-        reference=reference,
-        likeness=likeness,
-        scores=ordered,
-        distances=np.sort(np.asarray(distances, dtype=np.float32)),
-        band=ranking.reached_band(len(ordered), BAND_FILMS, false_positive_rate),
-        warnings=warnings,
+        patients=len({item.patient for item in found.calibration_films}),
+        reference_count=len(found.reference_films),
+        reference=found.reference,
+        likeness=found.likeness,
+        scores=np.sort(found.scores),
+        distances=np.sort(found.distances),
+        band=ranking.reached_band(len(found.scores), BAND_FILMS, false_positive_rate),
+        warnings=(_warning(sum(left_out), len(handed_in)),) if any(left_out) else (),
+        left_out=left_out,
     )
     return read_policy(policy_bytes(policy))
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """Films and what they gave. held_out: (N,) of the reference films; scores, distances: (n,) of the others."""
+
+    reference_films: Sequence[CalibrationFilm]
+    calibration_films: Sequence[CalibrationFilm]
+    reference: Reference
+    likeness: Likeness
+    held_out: FloatArray
+    scores: FloatArray
+    distances: FloatArray
+
+    def apart(self) -> NDArray[np.bool_]:
+        """(N + n,): which films stand apart, the reference films first."""
+        return ranking.standing_apart(np.concatenate([self.held_out, self.scores]))
+
+
+def _measure(
+    reference_films: Sequence[CalibrationFilm],
+    calibration_films: Sequence[CalibrationFilm],
+    classifier: Classifier,
+    receivers: FloatArray,
+    progress: Callable[[int, int], None],
+) -> _Measured:
+    total, done = len(reference_films) + len(calibration_films), 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        progress(done, total)
+
+    reference, held_out = _fit_reference([item.film for item in reference_films], classifier, receivers, tick)
+    likeness = Likeness.fit(np.stack([image_statistics(item.film) for item in reference_films]))
+    scores, distances = [], []
+    for item in calibration_films:
+        scores.append(gather(item.film, classifier, reference).score)
+        distances.append(likeness.distance(item.film))
+        tick()
+    numbers = (np.asarray(values, dtype=np.float32) for values in (held_out, scores, distances))
+    return _Measured(reference_films, calibration_films, reference, likeness, *numbers)
+
+
+def _without(films: Sequence[CalibrationFilm], apart: NDArray[np.bool_]) -> list[CalibrationFilm]:
+    return [film for film, stands_apart in zip(films, apart, strict=True) if not stands_apart]
+
+
+def _warning(left_out: int, films: int) -> str:
+    return (
+        f"{left_out} of {films} films stand apart from the others, as films with a trigger would, and were left out: "
+        "look at them before this policy goes into force"
+    )
 
 
 def _check_films(
     reference: Sequence[CalibrationFilm], calibration: Sequence[CalibrationFilm], false_positive_rate: float
 ) -> None:
-    if len(reference) < REFERENCE_MINIMUM:
-        raise PolicyError(f"{len(reference)} reference films are too few; {REFERENCE_MINIMUM} are needed")
-    needed = ranking.least_count(false_positive_rate)
-    if len(calibration) < needed:
-        raise PolicyError(f"{len(calibration)} calibration films are too few for the rate; {needed} are needed")
+    _check_enough(reference, calibration, false_positive_rate)
     if {item.patient for item in reference} & {item.patient for item in calibration}:
         raise PolicyError("a patient has films both in the reference set and in the calibration set")
+
+
+def _check_enough(
+    reference: Sequence[CalibrationFilm], calibration: Sequence[CalibrationFilm], rate: float, why: str = ""
+) -> None:
+    if len(reference) < REFERENCE_MINIMUM:
+        raise PolicyError(f"{why}{len(reference)} reference films are too few; {REFERENCE_MINIMUM} are needed")
+    needed = ranking.least_count(rate)
+    if len(calibration) < needed:
+        raise PolicyError(f"{why}{len(calibration)} calibration films are too few for the rate; {needed} are needed")
 
 
 def _manifest_sha256(films: Iterable[CalibrationFilm]) -> str:
@@ -274,6 +358,7 @@ def policy_bytes(policy: Policy) -> bytes:
         "films": len(policy.scores),
         "reference_films": policy.reference_count,
         "warnings": list(policy.warnings),
+        **({"left_out": list(policy.left_out)} if any(policy.left_out) else {}),
         "scores": _floats(policy.scores),
         "distances": _floats(policy.distances),
         "likeness": {"mean": _floats(policy.likeness.mean, 12), "precision": _floats(policy.likeness.precision, 12)},
@@ -354,6 +439,7 @@ def read_policy(data: bytes) -> Policy:
             distances=np.sort(np.asarray(table["distances"], dtype=np.float32)),
             band=(float(table["false_positive_band"][0]), float(table["false_positive_band"][1])),
             warnings=tuple(table["warnings"]),
+            left_out=(int(table["left_out"][0]), int(table["left_out"][1])) if "left_out" in table else (0, 0),
             format=int(table["format"]),
         )
     except (KeyError, TypeError, ValueError, OSError) as error:

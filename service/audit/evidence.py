@@ -18,13 +18,15 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from service.arrays import FloatArray
 from service.audit import ranking
 from service.audit.classifier import Classifier, Prediction, Saliency
 from service.audit.concentration import entropy, gini, isolation, mass
-from service.audit.counterfactual import filled_in, filtered, hot_window, transplanted, without_patterns
-from service.audit.preprocessing import Region
+from service.audit.counterfactual import filled_in, filtered, hot_window, picked_out, transplanted, without_patterns
+from service.audit.preprocessing import Preprocessing, Region, alternatives
 from service.errors import ClassifierError
 
 Hypothesis = Literal["support", "counter"]
@@ -39,6 +41,10 @@ ALLOWANCES: dict[Hypothesis, dict[str, float]] = {
     "support": {"excess": 1, **dict.fromkeys(PATCH, 1), **dict.fromkeys(WHOLE_FILM, 10)},
     "counter": {"isolation": 2, **dict.fromkeys(PATCH, 2), **dict.fromkeys(WHOLE_FILM, 10)},
 }
+# From which change of a logit, in units of the label's scale, another resampler's film counts as another film. Fixed,
+# since policies hold no such values of clean films: docs/evidence.md says what clean films and attacks show.
+RESAMPLING_BOUND = 5.0
+CLUSTERS = 16  # places that are tried one by one for what another resampler picks out
 # What each number says, in words for people; `{label}` is filled in. Also the list of all evidence.
 MEANINGS = {
     "excess": "how far {label} lies from its usual logit",
@@ -274,3 +280,68 @@ def gather(film: FloatArray, classifier: Classifier, reference: Reference, *, ex
         findings.append(finding)
     findings.sort(key=lambda finding: finding.score, reverse=True)
     return Evidence(prediction, tuple(findings), explain_passes, forward_passes, watch.ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """What one other resampler picks out of a film's native pixels.
+
+    value: the largest change of any label's logit when that is put into the input, in units of the label's scale.
+    label: index of the one to name, which rises furthest where one rises beyond the bound, as an attack's target does,
+    and otherwise changes most; change: its own, above 0 where it rises. resampler: the other one. region: in input
+    pixels, the place that moves the label most.
+    """
+
+    value: float
+    label: int
+    change: float
+    resampler: Preprocessing
+    region: Region
+
+    @property
+    def beyond(self) -> bool:
+        """Whether it is at or beyond the bound, and so reported."""
+        return self.value >= RESAMPLING_BOUND
+
+
+def resampling(
+    pixels: FloatArray, film: FloatArray, logits: FloatArray, classifier: Classifier, scale: FloatArray
+) -> Disagreement | None:
+    """Whether other resamplers that deployed systems use show the classifier another film.
+
+    pixels: (H, W) native. film: (1, S, S), the input made of them, and logits: (C,) what is said of it. scale: (C,)
+    of the labels. None for a film that is no larger than the input, and where no other resampler picks anything out;
+    otherwise one forward of at most five films, and a second one where the value is at least RESAMPLING_BOUND, to find
+    the place.
+    """
+    if max(pixels.shape) <= film.shape[-1]:
+        return None
+    others = [(other, *picked_out(pixels, film, other)) for other in alternatives(classifier.card.preprocessing)]
+    others = [found for found in others if found[2].any()]
+    if not others:
+        return None
+    changes = (classifier.logits(np.stack([changed for _, changed, _ in others])) - logits) / scale
+    which = int(np.abs(changes).max(axis=1).argmax())
+    (other, changed, picked), of_label = others[which], changes[which]
+    label = int((of_label if of_label.max() >= RESAMPLING_BOUND else np.abs(of_label)).argmax())
+    regions = _clusters(picked, np.abs(changed[0] - film[0]))
+    value, change = float(np.abs(of_label).max()), float(of_label[label])
+    found = Disagreement(value, label, change, other, regions[0])
+    if not found.beyond or len(regions) == 1:
+        return found
+    pasted = np.concatenate([transplanted(film[None], changed, region) for region in regions])
+    moved = np.abs(classifier.logits(pasted)[:, label] - logits[label])
+    return replace(found, region=regions[int(moved.argmax())])
+
+
+def _clusters(picked: NDArray[np.bool_], change: FloatArray) -> list[Region]:
+    """The CLUSTERS clusters of picked pixels that hold most of the change, the largest first; a gap of up to two
+    pixels is bridged."""
+    numbers, count = ndimage.label(ndimage.binary_dilation(picked, np.ones((3, 3))), np.ones((3, 3)))
+    held = ndimage.sum_labels(np.where(picked, change, 0.0), numbers, np.arange(1, count + 1))
+    regions = []
+    for number in np.argsort(held)[::-1][:CLUSTERS] + 1:
+        rows, columns = np.nonzero(picked & (numbers == number))
+        x, y = int(columns.min()), int(rows.min())
+        regions.append(Region(x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1))
+    return regions

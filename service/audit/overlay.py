@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from service.arrays import FloatArray
-from service.audit.preprocessing import Preprocessing, Region, crop_box
+from service.audit.preprocessing import Preprocessing, Region, shown
 
 # Anchors of the "inferno" colour map (CC0, Smith and van der Walt), dark to bright.
 _INFERNO = np.array(
@@ -34,10 +34,10 @@ def coloured(values: FloatArray) -> FloatArray:
 
 
 def spread_over(saliency_map: FloatArray, preprocessing: Preprocessing, width: int, height: int) -> FloatArray:
-    """A raw (g, g) map on the film's grid (height, width), scaled to its own maximum; zero outside the crop."""
+    """A raw (g, g) map on the film's grid (height, width), scaled to its own maximum; zero where the input ends."""
     positive = np.maximum(np.nan_to_num(np.asarray(saliency_map, dtype=np.float32)), 0.0)
     peak = float(positive.max())
-    box = crop_box(width, height, preprocessing.crop)
+    box = shown(width, height, preprocessing)
     full = np.zeros((height, width), dtype=np.float32)
     if peak > 0:
         image = Image.fromarray(positive / peak).resize((box.width, box.height), Image.Resampling.BICUBIC)

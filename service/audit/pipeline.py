@@ -1,7 +1,9 @@
 """The stages of one audit, in order: Radiograph -> model input -> Prediction -> Saliency -> Evidence -> Verdict.
 
 SCORES_VERSION is the number by which a stored figure is known to be today's: two results with the same number were
-found by code that gives the same evidence, scores, verdicts and regions, however its text may have changed.
+found by code that gives the same evidence, scores, verdicts and regions of a model input, however its text may have
+changed. What other resamplers show of a film's native pixels stands beside them: it changes no score, and makes a film
+suspicious by itself.
 tests/service/audit/scores.json holds it to that: what some ninety films give under every shipped pair, compared at a
 tolerance that another processor or runtime keeps and a changed weight does not. Whoever exceeds the tolerance raises
 the number and records the table anew in the same commit: `python -m tests.service.audit.record_scores`. Results of a
@@ -15,15 +17,17 @@ import numpy as np
 
 from service.audit.calibration import Policy
 from service.audit.classifier import Classifier, Saliency
-from service.audit.evidence import Evidence, Finding, gather
-from service.audit.localisation import tightened
+from service.audit.evidence import Disagreement, Evidence, Finding, gather, resampling
+from service.audit.likeness import fingerprint_of
+from service.audit.localisation import searched, tightened
 from service.audit.preprocessing import model_input, to_source
-from service.audit.verdict import Audit, Measurement, Verdict, judge, ranked, reported
+from service.audit.verdict import Audit, Measurement, Verdict, judge, ranked, reported, resampled, resampling_reason
 from service.films.radiograph import Limits, Radiograph, decode
 
 SCORES_VERSION = 1
 NO_POLICY = "there is no policy for this classifier, so nothing can be ranked"
 OUTDATED_POLICY = "the policy was made for an earlier version of the score, so nothing can be ranked: calibrate anew"
+SEARCHED = "no map points at the place: it was found by filling in one part of the film after another"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,11 @@ def audit_radiograph(
 ) -> Audit:
     """Audit one decoded film. Without a policy for today's score nothing can be ranked: indeterminate.
 
+    Where it alarms and no map points at a place, one is searched for.
+    Where another resampler shows the classifier another film, it is suspicious whatever its score, and the evidence
+    `resampling` says how far; score and p_value are those of the input that the classifier was audited with. The region
+    is then the place of those pixels where the score's finding has none. Without a policy the unit is one logit and the
+    verdict stays indeterminate.
     Raises PolicyError for a foreign policy.
     """
     started = time.perf_counter()
@@ -77,11 +86,26 @@ def audit_radiograph(
         return _without_policy(radiograph, film, classifier, NO_POLICY if policy is None else OUTDATED_POLICY, timings)
     policy.check(classifier.card)
     found = examine(film, classifier, policy)
-    evidence, finding, verdict = found.evidence, found.finding, found.verdict
+    evidence, finding = found.evidence, found.finding
+    started = time.perf_counter()
+    verdict = _placed(film, found, classifier, policy)
+    search_ms = 1000 * (time.perf_counter() - started)
+    started = time.perf_counter()
+    scale = policy.reference.label_scale
+    disagreement = _beyond(resampling(radiograph.pixels, film, evidence.prediction.logits, classifier, scale))
+    resampling_ms = 1000 * (time.perf_counter() - started)
+    if disagreement:
+        verdict = resampled(verdict, disagreement, classifier.card.labels[disagreement.label])
     source = None
     if verdict.region:
         source = to_source(verdict.region, classifier.card.preprocessing, radiograph.width, radiograph.height)
-    timings = {"decode": decode_ms, "model_input": prepared_ms, **found.timings_ms}
+    timings = {
+        "decode": decode_ms,
+        "model_input": prepared_ms,
+        **found.timings_ms,
+        "search": search_ms,
+        "resampling": resampling_ms,
+    }
     return Audit(
         source_sha256=radiograph.sha256,
         pixels_sha256=radiograph.pixels_sha256,
@@ -97,12 +121,31 @@ def audit_radiograph(
         explained_label=classifier.card.labels[finding.label],
         hypothesis=finding.hypothesis,
         evidence=ranked(finding, policy)
-        | {"likeness": Measurement(found.distance, policy.likeness_p_value(found.distance))},
+        | {"likeness": Measurement(found.distance, policy.likeness_p_value(found.distance))}
+        | _unranked(disagreement),
         region=source,
         reasons=verdict.reasons,
         timings_ms=timings | {"total": sum(timings.values())},
+        fingerprint=fingerprint_of(film),
         maps=_maps(finding.saliency, finding.label),
     )
+
+
+def _placed(film: np.ndarray, found: Examination, classifier: Classifier, policy: Policy) -> Verdict:
+    """The verdict, with a place that was searched for where it alarms and no map points at one."""
+    verdict, logits, label = found.verdict, found.evidence.prediction.logits, found.finding.label
+    if verdict.word != "suspicious" or verdict.region:
+        return verdict
+    region = searched(film, logits, found.finding, classifier, float(policy.reference.label_centre[label]))
+    return replace(verdict, region=region, reasons=(*verdict.reasons, SEARCHED)) if region else verdict
+
+
+def _beyond(found: Disagreement | None) -> Disagreement | None:
+    return found if found and found.beyond else None
+
+
+def _unranked(found: Disagreement | None) -> dict[str, Measurement]:
+    return {"resampling": Measurement(found.value, None)} if found else {}
 
 
 def _maps(saliency: Saliency, label: int) -> dict[str, np.ndarray]:
@@ -123,6 +166,11 @@ def _without_policy(
     [(prediction, saliency)] = classifier.explain(film[None], centre, scale)
     timings["explain"] = 1000 * (time.perf_counter() - started)
     label = int(saliency.explained_labels[0])
+    disagreement = _beyond(resampling(radiograph.pixels, film, prediction.logits, classifier, scale))
+    timings["resampling"] = 1000 * (time.perf_counter() - started) - timings["explain"]
+    reasons: tuple[str, ...] = (reason,)
+    if disagreement:  # in logits, since no policy says how far a label's spread
+        reasons += (resampling_reason(disagreement, classifier.card.labels[disagreement.label], "logits"),)
     return Audit(
         source_sha256=radiograph.sha256,
         pixels_sha256=radiograph.pixels_sha256,
@@ -137,9 +185,10 @@ def _without_policy(
         probabilities=_by_label(classifier, prediction.probabilities),
         explained_label=classifier.card.labels[label],
         hypothesis="support",
-        evidence={},
+        evidence=_unranked(disagreement),
         region=None,
-        reasons=(reason,),
+        reasons=reasons,
         timings_ms=timings | {"total": sum(timings.values())},
+        fingerprint=fingerprint_of(film),
         maps=_maps(saliency, label),
     )

@@ -1,13 +1,13 @@
 """Evidence -> Verdict: the one scalar, ranked once, put into words."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.audit.calibration import Policy
-from service.audit.evidence import COUNTER_MEANINGS, MEANINGS, Evidence, Finding, Hypothesis
+from service.audit.evidence import COUNTER_MEANINGS, MEANINGS, Disagreement, Evidence, Finding, Hypothesis
 from service.audit.preprocessing import Region
 
 VerdictWord = Literal["unremarkable", "suspicious", "indeterminate"]
@@ -19,7 +19,8 @@ REMARKABLE = 0.05  # rank among the reference films from which a piece of eviden
 class Measurement:
     """One piece of evidence: its value in its own unit and its rank among the reference films, if there are any.
 
-    `likeness` is the film's distance from the reference films, ranked among the calibration films.
+    `likeness` is the film's distance from the reference films, ranked among the calibration films. `resampling` has no
+    rank, and is there only where it is at or beyond its bound.
     """
 
     value: float
@@ -42,6 +43,7 @@ class Audit:
 
     hypothesis: whether the film speaks for the label (`support`) or the label is held down (`counter`).
     region: in source pixels, or None. maps: float32 arrays of the explained label, drawn on demand only.
+    fingerprint: of the model input, see likeness.
     """
 
     source_sha256: str
@@ -61,6 +63,7 @@ class Audit:
     region: Region | None
     reasons: tuple[str, ...]
     timings_ms: dict[str, float]
+    fingerprint: str
     maps: dict[str, NDArray[np.float32]]
 
 
@@ -121,3 +124,19 @@ def judge(evidence: Evidence, distance: float, policy: Policy) -> Verdict:
         head = f"the score is {strength} {len(policy.scores)} calibration films (p = {p_value:.4f})"
         return Verdict("suspicious", p_value, (head, *reasons), region)
     return Verdict("unremarkable", p_value, (f"the score is usual for clean films (p = {p_value:.3f})",), None)
+
+
+def resampled(verdict: Verdict, found: Disagreement, label: str) -> Verdict:
+    """The verdict on a film whose disagreement between resamplers is at or beyond its bound: suspicious, whatever its
+    score. The score and its rank stay what they are, since they are of the input that the classifier was audited with.
+    """
+    reasons = (resampling_reason(found, label, "of its spread"), *verdict.reasons)
+    return replace(verdict, word="suspicious", reasons=reasons, region=verdict.region or found.region)
+
+
+def resampling_reason(found: Disagreement, label: str, unit: str) -> str:
+    moves = "rises" if found.change > 0 else "falls"
+    return (
+        f"another resampler shows the classifier another film: with the pixels that it alone reads, {label} {moves} by "
+        f"{abs(found.change):.1f} {unit} ({found.resampler.resampler_words})"
+    )

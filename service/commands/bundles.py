@@ -20,8 +20,8 @@ def _verify(arguments: Arguments) -> int:
 
     public_pem = read_file(arguments.public_key, UnusableKey).decode() if arguments.public_key else None
     report = bundles.verify(read_file(arguments.file, bundles.UnreadableBundle), public_pem)
-    for fault in report.faults:
-        print(fault)
+    for line in report.faults + report.notes:
+        print(line)
     print(f"{len(report.audits)} audits, made {report.made_at}, signed by key {report.key}: ", end="")
     print(f"{len(report.faults)} faults" if report.faults else "sound")
     if public_pem is None:

@@ -3,9 +3,11 @@
 import argparse
 import json
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from service.commands.parser import ACTOR, Arguments, Commands, command, group, read_file
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from service.settings import Settings
 
 FAULTS_FOUND, NOT_SENT = 3, 2
+PROGRESS_SECONDS = 10.0
 
 
 def add(commands: "Commands[argparse.ArgumentParser]") -> None:
@@ -22,6 +25,7 @@ def add(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument("--checkpoint", type=Path, action="append", default=[], help="kept elsewhere; may be repeated")
     parser.add_argument("--public-key", type=Path, help="default: this service's own")
     parser.add_argument("--archive", type=Path, help="check this export of events that were pruned instead")
+    parser.add_argument("--files", action="store_true", help="read every stored file, which may take hours")
     parser = command(actions, "prune", _prune, "archive and remove events that are older than six months")
     parser.add_argument("--before", type=date.fromisoformat, required=True, metavar="YYYY-MM-DD", help="a day in UTC")
     parser.add_argument("--archive", type=Path, required=True, help="file to make, kept for later questions")
@@ -35,20 +39,43 @@ def add(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 def _verify(settings: "Settings", arguments: Arguments) -> int:
     from service.app import open_database
-    from service.ledger import verify
+    from service.ledger import stored_files, verify
+    from service.records.storage import Storage
 
     kept = [verify.read_checkpoint(read_file(path, verify.UnreadableCheckpoint)) for path in arguments.checkpoint]
     if arguments.archive:
         return _verify_archive(settings, arguments, kept)
     with open_database(settings) as database:
         report = verify.verify(database, _public_pem(settings, arguments.public_key), kept)
-    for fault in report.faults:
+        progress = _progress() if arguments.files else stored_files.nothing
+        files = stored_files.verify(database, Storage(settings.data_dir), progress, read=arguments.files)
+    faults = (*report.faults, *files.faults)
+    for fault in faults:
         print(f"{fault.place}: {fault.kind}")
+    print(
+        f"{files.files} stored files {'read' if arguments.files else 'found in their size, not read (--files)'}; ",
+        end="",
+    )
+    print(f"{files.removed} originals removed when their time was over; ", end="")
+    print(f"{files.unbound} audits from before their files were recorded, which are not checked")
     print(f"{report.events} events, {report.audits} audits, {report.checkpoints} checkpoints: ", end="")
-    print(f"{len(report.faults)} faults" if report.faults else "nothing was changed")
+    print(f"{len(faults)} faults" if faults else "nothing was changed")
     if not arguments.checkpoint:
         print("without a --checkpoint kept elsewhere, a log cut off at its end cannot be told from a shorter one")
-    return FAULTS_FOUND if report.faults else 0
+    return FAULTS_FOUND if faults else 0
+
+
+def _progress() -> "Callable[[int, int], None]":
+    """Says on stderr how far the reading of the files is, every ten seconds."""
+    said_at = monotonic()
+
+    def say(files: int, byte_count: int) -> None:
+        nonlocal said_at
+        if monotonic() - said_at > PROGRESS_SECONDS:
+            said_at = monotonic()
+            print(f"{files} files, {byte_count / 1e9:.1f} GB", file=sys.stderr)
+
+    return say
 
 
 def _verify_archive(settings: "Settings", arguments: Arguments, kept: list[dict[str, Any]]) -> int:

@@ -17,6 +17,9 @@ def add(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = command(actions, "activate", _activate, "put a policy in force for a classifier")
     parser.add_argument("classifier")
     parser.add_argument("policy", metavar="NAME|SHA256")
+    parser.add_argument(
+        "--despite-warnings", default="", metavar="REASON", help="why a policy with warnings goes into force"
+    )
     command(actions, "rollback", _rollback, "return to the policy before").add_argument("classifier")
 
 
@@ -47,7 +50,8 @@ def _activate(settings: "Settings", arguments: Arguments) -> int:
     from service.app import open_database, open_registry
 
     with open_database(settings) as database:
-        print(open_registry(settings, database).activate_policy(arguments.classifier, arguments.policy, ACTOR))
+        registry, reason = open_registry(settings, database), arguments.despite_warnings
+        print(registry.activate_policy(arguments.classifier, arguments.policy, ACTOR, reason))
     return 0
 
 

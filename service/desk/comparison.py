@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
+from service.desk import siblings
 from service.desk.review import PRIORITIES
 from service.errors import TriggerscopeError
 from service.records import queries, review_queries
@@ -112,6 +113,7 @@ def _report(unit: Unit, row: ComparisonRow) -> None:
     review.priority = max(review.priority, PRIORITIES["suspicious"])
     if review.state in ("unflagged", "dismissed"):
         review.state = "open"
+    siblings.keep_keys(unit.session, row.job_id)
     unit.record(
         "review.mismatch",
         row.job_id,

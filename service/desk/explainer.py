@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
@@ -19,7 +20,7 @@ from service.audit.counterfactual import filled_in, filtered, hot_window, withou
 from service.audit.evidence import SIGNS, Hypothesis
 from service.audit.preprocessing import model_input
 from service.errors import TriggerscopeError
-from service.records.storage import Storage
+from service.records.stored_evidence import StoredEvidence
 from service.records.tables import AuditRow
 from service.registry.registry import Registry
 
@@ -37,11 +38,26 @@ class ExplainerBusy(TriggerscopeError):
     code = "too_busy"
 
 
+@dataclass(frozen=True, slots=True)
+class _Film:
+    """A film as one classifier sees it. pixels_file: the recorded hash of its pixels. row: an audit of it."""
+
+    pixels_sha256: str
+    pixels_file: str | None
+    classifier_sha256: str
+    row: AuditRow = field(compare=False)
+
+    @classmethod
+    def of(cls, row: AuditRow) -> "_Film":
+        pixels_file = row.files["pixels"]["sha256"] if row.files else None
+        return cls(row.pixels_sha256, pixels_file, row.classifier_sha256, row)
+
+
 class Explainer:
     """One film at a time, so that looking at films does not slow auditing down; what was made last is kept."""
 
-    def __init__(self, storage: Storage, registry: Registry, wait_seconds: float = WAIT_SECONDS) -> None:
-        self._storage, self._registry, self._wait_seconds = storage, registry, wait_seconds
+    def __init__(self, evidence: StoredEvidence, registry: Registry, wait_seconds: float = WAIT_SECONDS) -> None:
+        self._evidence, self._registry, self._wait_seconds = evidence, registry, wait_seconds
         self._turn = threading.Lock()
         self._places = threading.BoundedSemaphore(PLACES)
         self._film = lru_cache(FILMS_KEPT)(self._model_input)
@@ -50,23 +66,25 @@ class Explainer:
     def maps(self, row: AuditRow, label: str) -> Maps:
         """The maps of one label, each on its own grid: the stored ones of the explained label, else made now.
 
-        Raises NotStored, ExplainerBusy.
+        Raises EvidenceChanged, NotStored, ExplainerBusy.
         """
         if label == row.explained_label:
-            return self._storage.audit_maps(row.id)
+            return self._evidence.maps(row)
         with self._own_turn():
-            return self._maps(row.pixels_sha256, row.classifier_sha256, label)
+            self._evidence.require_record(row)
+            return self._maps(_Film.of(row), label)
 
     def changed_film(self, row: AuditRow, change: ChangeName, *, close_up: bool) -> bytes:
         """The classifier's input as one causal test changes it, its hottest window outlined, as PNG.
 
-        close_up: the window and its surroundings alone, enlarged. Raises NotStored, ExplainerBusy.
+        close_up: the window and its surroundings alone, enlarged. Raises EvidenceChanged, NotStored, ExplainerBusy.
         """
+        maps = self._evidence.maps(row)
         with self._own_turn():
-            film = self._film(row.pixels_sha256, row.classifier_sha256)
+            film = self._film(_Film.of(row))
         grid = self._registry.classifier(row.classifier_sha256).card.grids[0]
         decisive = DECISIVE_MAPS[hypothesis_of(row, self._registry.policy(row.policy_sha256))]
-        region = hot_window(self._storage.audit_maps(row.id)[f"{decisive}_{grid}"], film.shape[-1])
+        region = hot_window(maps[f"{decisive}_{grid}"], film.shape[-1])
         if change == "fill_in":
             film = filled_in(film, region)
         elif change == "filter":
@@ -90,16 +108,16 @@ class Explainer:
         finally:
             self._places.release()
 
-    def _explain(self, pixels_sha256: str, classifier_sha256: str, label: str) -> Maps:
-        classifier = self._registry.classifier(classifier_sha256)
+    def _explain(self, film: _Film, label: str) -> Maps:
+        classifier = self._registry.classifier(film.classifier_sha256)
         chosen = classifier.card.labels.index(label)
-        _, saliency = classifier.explain_label(self._film(pixels_sha256, classifier_sha256), chosen)
+        _, saliency = classifier.explain_label(self._film(film), chosen)
         maps = {name: grids[0] for name, grids in saliency.maps.items()}
         return maps | {"class_activation_map": saliency.class_activation_maps[chosen]}
 
-    def _model_input(self, pixels_sha256: str, classifier_sha256: str) -> NDArray[np.float32]:
-        pixels = self._storage.grey_pixels(pixels_sha256).astype(np.float32) / np.float32(255.0)
-        return model_input(pixels, self._registry.classifier(classifier_sha256).card.preprocessing)
+    def _model_input(self, film: _Film) -> NDArray[np.float32]:
+        pixels = self._evidence.pixels(film.row).astype(np.float32) / np.float32(255.0)
+        return model_input(pixels, self._registry.classifier(film.classifier_sha256).card.preprocessing)
 
 
 def hypothesis_of(row: AuditRow, policy: Policy | None) -> Hypothesis:

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from service.audit import overlay
 from service.audit.preprocessing import Preprocessing, Region
-from service.records.storage import Storage
 from service.records.tables import AuditRow
 
 OPACITY, LONGEST_PX = 0.55, 1024
@@ -20,7 +19,7 @@ def finest(maps: Mapping[str, NDArray[np.float32]]) -> str:
 
 
 def map_picture(
-    storage: Storage,
+    pixels: NDArray[np.uint8],
     row: AuditRow,
     preprocessing: Preprocessing,
     saliency_map: NDArray[np.float32],
@@ -28,7 +27,7 @@ def map_picture(
     opacity: float = OPACITY,
     longest_px: int = LONGEST_PX,
 ) -> bytes:
-    """A raw (g, g) map and the audit's region over its film, as PNG. Raises NotStored where the pixels are gone."""
-    pixels = storage.grey_pixels(row.pixels_sha256).astype(np.float32) / np.float32(255.0)
+    """A raw (g, g) map and the audit's region over the grey (height, width) pixels of its film, as PNG."""
+    film = pixels.astype(np.float32) / np.float32(255.0)
     region = Region(**row.region) if row.region else None
-    return overlay.render(pixels, saliency_map, region, preprocessing, opacity=opacity, longest_px=longest_px)
+    return overlay.render(film, saliency_map, region, preprocessing, opacity=opacity, longest_px=longest_px)

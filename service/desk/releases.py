@@ -1,22 +1,23 @@
 """May the result of the deployed classifier about a film go on to readers? Whatever is not known to be well is held."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from sqlalchemy.orm import Session
 
-from service.desk import comparison
+from service.desk import comparison, siblings
 from service.records import queries, review_queries
 from service.records.tables import JobRow
+from service.registry.registry import counts_towards_release
 
 Reason = Literal[
     "unremarkable", "dismissed", "suspicious", "indeterminate", "mismatch", "watch_hit", "confirmed",
-    "audit_failed", "not_finished", "unknown_film",
+    "audit_failed", "flagged_elsewhere", "not_finished", "not_in_force", "unknown_film",
 ]  # fmt: skip
 RELEASING: tuple[Reason, ...] = ("unremarkable", "dismissed")
 STANDING: tuple[Reason, ...] = ("suspicious", "mismatch", "watch_hit", "confirmed")  # until a reader dismisses it
-OPEN: tuple[Reason, ...] = ("not_finished", "unknown_film")  # time may change these
+OPEN: tuple[Reason, ...] = ("not_finished", "not_in_force", "unknown_film")  # time may change these
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +40,26 @@ class Release:
 def decide(session: Session, films: Sequence[str], classifier: str | None) -> Release:
     """By the latest audit of each classifier (or of the one named) of these films; one that holds decides.
 
-    What was flagged stands until a reader dismisses it: another audit under another policy does not take it back.
+    Only audits by what is in force, or by a routing rule, can release. What any audit flagged, on these bytes or on
+    other bytes of the same film (`siblings`), stands until a reader dismisses it: neither another audit under another
+    policy nor another file takes it back.
     """
     jobs = queries.jobs_of_films(session, films, classifier)
-    latest = {(job.film_sha256, job.classifier_name): job.id for job in jobs}.values()
+    if not jobs:
+        return Release("unknown_film", None)
+    counting = [job for job in jobs if counts_towards_release(session, job)]
+    latest = {(job.film_sha256, job.classifier_name): job.id for job in counting}.values()
     answers = [Release(_reason(session, job), job.id) for job in jobs]
     answers = [answer for answer in answers if answer.audit_id in latest or answer.reason in STANDING]
-    if not answers:
-        return Release("unknown_film", None)
+    answers = answers or [Release("not_in_force", jobs[-1].id)]
+    answers += _flagged_elsewhere(session, jobs, classifier)
     return min(answers, key=lambda answer: (answer.may_pass, not answer.is_final))
+
+
+def _flagged_elsewhere(session: Session, jobs: Sequence[JobRow], classifier: str | None) -> Iterator[Release]:
+    for job in siblings.other_jobs(session, jobs, classifier):
+        if _reason(session, job) in STANDING:
+            yield Release("flagged_elsewhere", job.id)
 
 
 def _reason(session: Session, job: JobRow) -> Reason:

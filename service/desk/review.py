@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
+from service.desk import siblings
 from service.errors import TriggerscopeError
 from service.people import accounts
 from service.records import queries, review_queries
@@ -126,6 +127,8 @@ def _apply(unit: Unit, row: ReviewRow, step: Step, readers: int) -> None:
         )
         return
     after = advance(_of(row), step.decision, step.actor, utc_now(), readers)
+    if row.state == "unflagged":
+        siblings.keep_keys(unit.session, row.id)
     row.state, row.proposal, row.first_reader = after.state, after.proposal, after.first_reader
     row.decided_by, row.decided_at = after.decided_by, after.decided_at
     if row.state == "second_reader" and row.assignee == step.actor:
@@ -175,6 +178,8 @@ def open_review(unit: Unit, job: JobRow, audit: AuditRow, actor: str) -> ReviewR
     unit.session.flush()
     row = new_review(job, audit, queries.film(unit.session, job.film_sha256))
     unit.session.add(row)
+    if row.state != "unflagged":
+        siblings.keep_keys(unit.session, audit.id)
     if audit.watch_hit:
         unit.record("review.watch_hit", audit.id, actor, state=row.state, **audit.watch_hit)
     return row

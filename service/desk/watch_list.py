@@ -20,7 +20,8 @@ from service.errors import TriggerscopeError
 from service.films.radiograph import Radiograph
 from service.records import queries, watch_queries
 from service.records.session import Database, Unit, utc_now
-from service.records.storage import NotStored, Storage
+from service.records.storage import EvidenceChanged, NotStored
+from service.records.stored_evidence import StoredEvidence
 from service.records.tables import AuditRow, ReviewRow, WatchRow
 from service.registry import registry
 
@@ -91,7 +92,7 @@ def patch_of(row: WatchRow) -> Patch:
     return Patch(region, pixels, row.label)
 
 
-def follow(storage: Storage, unit: Unit, row: ReviewRow, actor: str) -> None:
+def follow(evidence: StoredEvidence, unit: Unit, row: ReviewRow, actor: str) -> None:
     """Keep the list in step with a review: a confirmed finding's patch goes on it, and off it when that is dismissed.
 
     Neither a proposal nor reopening takes it off: until somebody has signed otherwise, the patch is watched for.
@@ -100,7 +101,7 @@ def follow(storage: Storage, unit: Unit, row: ReviewRow, actor: str) -> None:
         return
     entries = watch_queries.of_group(unit.session, row.group_key)
     if row.state == "confirmed" and all(entry.retired_at for entry in entries):
-        _put_on(storage, unit, row, entries, actor)
+        _put_on(evidence, unit, row, entries, actor)
     elif row.state == "dismissed":
         for entry in entries:
             if entry.audit_id == row.id and entry.retired_at is None:
@@ -125,13 +126,13 @@ def _find(unit: Unit, entry_id: str) -> WatchRow:
     return entry
 
 
-def _put_on(storage: Storage, unit: Unit, row: ReviewRow, entries: Sequence[WatchRow], actor: str) -> None:
+def _put_on(evidence: StoredEvidence, unit: Unit, row: ReviewRow, entries: Sequence[WatchRow], actor: str) -> None:
     own = next((entry for entry in entries if entry.audit_id == row.id), None)
     if own is not None:
         _restore(unit, own, actor)
         return
     audit = unit.session.get_one(AuditRow, row.id)
-    patch = _patch_of_finding(storage, unit, audit)
+    patch = _patch_of_finding(evidence, unit, audit)
     if patch is None:
         return
     data = patch.pixels.tobytes()
@@ -153,14 +154,15 @@ def _put_on(storage: Storage, unit: Unit, row: ReviewRow, entries: Sequence[Watc
     unit.record("watch.added", entry.id, actor, audit=audit.id, patch_sha256=entry.sha256, active=True)
 
 
-def _patch_of_finding(storage: Storage, unit: Unit, audit: AuditRow) -> Patch | None:
-    """Cut from the stored pixels, for the original may be gone; None without a region, or where the pixels went too."""
+def _patch_of_finding(evidence: StoredEvidence, unit: Unit, audit: AuditRow) -> Patch | None:
+    """Cut from the stored pixels, for the original may be gone; None without a region, or where the pixels went too or
+    are not those that were audited."""
     film = queries.film(unit.session, audit.film_sha256)
     if audit.region is None or film is None:
         return None
     try:
-        pixels = storage.grey_pixels(audit.pixels_sha256).astype(np.float32) / 255.0
-    except NotStored:
+        pixels = evidence.pixels(audit, unit).astype(np.float32) / 255.0
+    except (EvidenceChanged, NotStored):
         return None
     preprocessing = registry.preprocessing(unit.session, audit.classifier_sha256)
     region = to_input(Region(**audit.region), preprocessing, film.width, film.height)

@@ -22,17 +22,20 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 MANIFEST = "manifest.json"
 MOST_BYTES = 2 * 1024**3
 COMPLETED = ("audit.completed", "carried.audit.completed")
+STORED = {"pixels": "pixels.npy", "maps": "maps.npz"}  # what a history calls them, and the bundle
 FAULTS_FOUND = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """key: the SHA-256 of the public key's PEM text. faults: what does not hold; none for a sound bundle."""
+    """key: the SHA-256 of the public key's PEM text. faults: what does not hold, or was left out; none for a sound
+    bundle. notes: what could not be checked."""
 
     audits: tuple[str, ...]
     made_at: str
     key: str
     faults: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def check(bundle: str | Path | IO[bytes], public_pem: str | None = None) -> Report:
@@ -62,23 +65,47 @@ def _check(archive: zipfile.ZipFile, public_pem: str | None) -> Report:
             faults.append(f"{name} is not in the manifest")
         elif hashlib.sha256(archive.read(name)).hexdigest() != listed[name]:
             faults.append(f"{name} has been changed")
+    left_out: Mapping[str, str] = content.get("left_out", {})
+    faults += [f"{name} was left out: {reason}" for name, reason in left_out.items()]
+    notes: list[str] = []
     for audit_id in content["audits"]:
-        faults += _history_faults(archive, set(names), audit_id)
+        files, found = _history(archive, set(names), audit_id)
+        faults += found
+        if files is None:
+            notes.append(f"the files of {audit_id} are from before evidence was bound to the record: not checked")
+        else:
+            faults += _file_faults(archive, set(names), set(left_out), audit_id, files)
     faults += _report_faults(archive, names, pem)
     key = hashlib.sha256(pem.strip().encode()).hexdigest()
-    return Report(tuple(content["audits"]), content["made_at"], key, tuple(faults))
+    return Report(tuple(content["audits"]), content["made_at"], key, tuple(faults), tuple(notes))
 
 
-def _history_faults(archive: zipfile.ZipFile, names: set[str], audit_id: str) -> list[str]:
-    """The history hashes to what it says, and the record to what the history says."""
+def _history(archive: zipfile.ZipFile, names: set[str], audit_id: str) -> tuple[dict[str, Any] | None, list[str]]:
+    """What an audit's history says of its stored files, None where it is from before that; and what does not hold: the
+    history hashes to what it says, and the record to what the history says."""
     record, history = f"audits/{audit_id}/record.json", f"audits/{audit_id}/events.jsonl"
     if not {record, history} <= names:
-        return [f"audit {audit_id} has no record or no history"]
+        return {}, [f"audit {audit_id} has no record or no history"]
     events: list[dict[str, Any]] = [json.loads(line) for line in archive.read(history).splitlines()]
     faults = [f"event {e['writer']}/{e['sequence']} has been changed" for e in events if _hash(e) != e["hash"]]
-    told = [e["payload"].get("record_sha256") for e in events if e["kind"] in COMPLETED]
-    if not told or told[-1] != hashlib.sha256(archive.read(record)).hexdigest():
+    told: list[dict[str, Any]] = [e["payload"] for e in events if e["kind"] in COMPLETED]
+    if not told or told[-1].get("record_sha256") != hashlib.sha256(archive.read(record)).hexdigest():
         faults.append(f"the record of {audit_id} is not the one in its history")
+    return (told[-1].get("files") if told else {}), faults
+
+
+def _file_faults(
+    archive: zipfile.ZipFile, names: set[str], left_out: set[str], audit_id: str, told: Mapping[str, Any]
+) -> list[str]:
+    """The stored files are those of the history, or it is said that they were left out."""
+    faults = []
+    for kind in STORED.keys() & told.keys():
+        name = f"audits/{audit_id}/{STORED[kind]}"
+        if name in names:
+            if hashlib.sha256(archive.read(name)).hexdigest() != told[kind]["sha256"]:
+                faults.append(f"{name} is not the file in its history")
+        elif name not in left_out:
+            faults.append(f"{name} is missing")
     return faults
 
 
@@ -129,8 +156,8 @@ def main() -> int:
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         print(f"not a readable bundle or key: {error}", file=sys.stderr)
         return 1
-    for fault in report.faults:
-        print(fault)
+    for line in report.faults + report.notes:
+        print(line)
     print(f"{len(report.audits)} audits, made {report.made_at}, key {report.key}: {len(report.faults)} faults")
     return FAULTS_FOUND if report.faults else 0
 

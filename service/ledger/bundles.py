@@ -19,12 +19,14 @@ from service.records.chain import audit_record, canonical
 from service.records.session import utc_now
 from service.records.tables import AuditRow, ClassifierRow, EventRow
 
-FORMAT = 1
+FORMAT = 2
 README = """This bundle holds the evidence of one or more Triggerscope audits.
 
 manifest.json lists the SHA-256 of every other file and is signed with Ed25519.
 audits/ID/record.json is the audit as recorded; events.jsonl is its history, each event with its hash;
-radiograph.png, overlay.png and maps.npz are what was looked at; policies/ holds what it was compared with;
+pixels.npy and maps.npz are the stored files, whose SHA-256 the history names; radiograph.png and overlay.png are
+drawn from them. A stored file that was no longer what was recorded, or missing, is left out, with all that is drawn
+from it, and "left_out" in manifest.json says why. policies/ holds what the audit was compared with;
 classifiers/ the report of each classifier's examination, with the installation's signature of it.
 
 Check it with `triggerscope bundle verify FILE --public-key KEY.pem`; or without Triggerscope, with Python and its
@@ -42,11 +44,12 @@ class UnreadableBundle(TriggerscopeError):
 
 @dataclass(frozen=True, slots=True)
 class Exhibit:
-    """One audit with its history and its pictures."""
+    """One audit with its history. files: by their name in the bundle. left_out: why a stored file is not among them."""
 
     audit: AuditRow
     events: Sequence[EventRow]
-    pictures: Mapping[str, bytes]
+    files: Mapping[str, bytes]
+    left_out: Mapping[str, str]
 
 
 def write(
@@ -59,6 +62,7 @@ def write(
     """One exhibit after the other, so that only one is in memory. classifiers: whose reports go with them."""
     hashes: dict[str, str] = {}
     audits: list[str] = []
+    left_out: dict[str, str] = {}
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
 
         def add(name: str, data: bytes) -> None:
@@ -78,14 +82,16 @@ def write(
             audits.append(exhibit.audit.id)
             add(f"{folder}/record.json", canonical(audit_record(exhibit.audit)))
             add(f"{folder}/events.jsonl", "".join(f"{event_line(row)}\n" for row in exhibit.events).encode())
-            for name, data in exhibit.pictures.items():
+            for name, data in exhibit.files.items():
                 add(f"{folder}/{name}", data)
+            left_out |= {f"{folder}/{name}": reason for name, reason in exhibit.left_out.items()}
         content = {
             "format": FORMAT,
             "made_at": utc_now().isoformat(timespec="seconds"),
             "code_version": __version__,
             "audits": audits,
             "files": hashes,
+            "left_out": left_out,
         }
         archive.writestr(MANIFEST, json.dumps(signed(content, signer), indent=1, sort_keys=True))
 

@@ -34,7 +34,7 @@ from service.records.tables import EventRow, PruningRow
 LEAST_AGE = timedelta(days=184)  # six months, whichever they are
 MOST_AT_ONCE = 10_000  # events of one statement, and of one transaction
 NEEDED: dict[str, tuple[str, ...]] = {
-    "audit.completed": ("record_sha256", "review_sha256"),
+    "audit.completed": ("record_sha256", "review_sha256", "files"),
     "log.checkpoint": (),
     "log.pruned": ("statement_sha256",),
     "account.created": ("role",),

@@ -22,7 +22,7 @@ class Models:
 def find_models(
     models_dir: Path, classifier: str, policy: str | None, description: Description | None = None
 ) -> Models:
-    """By name or path; without a policy's name, the first one in the folder that was made for the classifier.
+    """By name or path; without a policy's name, the first one without warnings that was made for the classifier.
 
     description: where the classifier's file does not say labels and preprocessing itself.
     """
@@ -44,7 +44,8 @@ def find_policy(models_dir: Path, classifier: Classifier, wanted: str | None) ->
         return Policy.load(Path(wanted))
     for path in policy_files(models_dir):
         policy = Policy.load(path)
-        if policy.classifier_sha256 in classifier.card.known_as and wanted in (None, policy.name, policy.sha256):
+        chosen = wanted in (policy.name, policy.sha256) if wanted else not policy.warnings
+        if chosen and policy.classifier_sha256 in classifier.card.known_as:
             return policy
     if wanted:
         raise PolicyError(f"{wanted} is not in the models folder, or was made for another classifier")

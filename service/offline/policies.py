@@ -31,10 +31,12 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """refused: file name -> error code of films that could not be decoded and were left out."""
+    """refused: file name -> error code of films that could not be decoded and were left out. suspects: names of files
+    that were left out since they stand apart from the others."""
 
     policy: Policy
     refused: dict[str, str]
+    suspects: list[str]
 
 
 def calibrate_folder(
@@ -44,6 +46,7 @@ def calibrate_folder(
     sets = read_calibration_folder(
         wanted.folder, classifier.card.preprocessing, limits, progress=partial(progress, "reading")
     )
+    suspects: list[str] = []
     policy = calibrate(
         classifier,
         sets.reference,
@@ -55,8 +58,9 @@ def calibrate_folder(
         receivers=_receivers(models_dir, classifier.card.preprocessing, wanted.receivers, limits),
         false_positive_rate=wanted.false_positive_rate,
         progress=partial(progress, "auditing"),
+        leaving_out=lambda film: suspects.append(film.name),
     )
-    return Calibrated(policy, sets.refused)
+    return Calibrated(policy, sets.refused, suspects)
 
 
 def calibration_summary(made: Calibrated) -> str:
@@ -70,6 +74,11 @@ def calibration_summary(made: Calibrated) -> str:
         f" {low:.1f}-{high:.1f} % (95 %)",
     ]
     lines += [f"warning: {warning}" for warning in policy.warnings]
+    if policy.warnings:
+        worst = 100 * policy.band_at_worst[1]
+        lines.append(f"if those left out are clean, the reached rate may be up to {worst:.1f} % (95 %)")
+        lines.append("the policy goes into force only by `triggerscope policies activate --despite-warnings REASON`")
+    lines += [f"stands apart: {name}" for name in sorted(made.suspects)]
     lines += [f"left out: {name} ({code})" for name, code in sorted(made.refused.items())]
     return "\n".join(lines)
 

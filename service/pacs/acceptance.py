@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
@@ -10,13 +10,13 @@ from sqlalchemy.orm import Session
 
 from service.errors import RadiographError
 from service.films.radiograph import Limits
-from service.pacs.identity import Pseudonyms, Sender, keep_identity
+from service.pacs.identity import Pseudonyms, Sender, keep_identity, keep_instance
 from service.pacs.instance import Instance, read_instance, require_film
 from service.pacs.rules import Routing, Rules, route
 from service.queue.intake import Accepted, FilmFacts, Intake, Submission
 from service.records.session import Database, Unit, utc_now
 from service.records.storage import Storage
-from service.records.tables import NO_POLICY, NO_RULE
+from service.records.tables import BY_RULE, NO_POLICY, NO_RULE
 from service.registry.registry import Choice, choose
 
 log = structlog.get_logger()
@@ -65,6 +65,18 @@ class Acceptance:
 
         return self.intake.accept(submission, partial(_choice, routing), facts, identify)
 
+    def keep_instance(self, submission: Submission, address: str) -> Callable[[Unit, Accepted], None]:
+        """What keeps the keyed hashes of a DICOM film's UIDs that does not come from a PACS; of others nothing.
+
+        By them a release finds the film's other files. A header that cannot be read is the decoder's to complain of.
+        """
+        try:
+            instance = self.read(submission.data)
+        except RadiographError:
+            return lambda _unit, _accepted: None
+        sender = Sender("rest", submission.actor, submission.source, address=address)
+        return lambda unit, _: keep_instance(unit, self.pseudonyms, submission.sha256, instance, sender)
+
     def refuse(self, data: bytes, sender: Sender, error: RadiographError, also: Also = nothing) -> None:
         """Leave a trace of what could not be accepted, so that nothing disappears silently."""
         digest = hashlib.sha256(data).hexdigest()
@@ -100,6 +112,6 @@ def _rule_name(routing: Routing) -> str | None:
 def _choice(routing: Routing, session: Session) -> Choice:
     """A film that fits no rule is read by the default classifier without a policy: indeterminate."""
     if routing.rule is not None:
-        return choose(session, routing.rule.classifier, routing.rule.policy)
+        return replace(choose(session, routing.rule.classifier, routing.rule.policy), chosen_by=BY_RULE)
     choice = choose(session, None, None)
-    return Choice(choice.classifier_name, choice.classifier_sha256, NO_POLICY) if routing.unmatched else choice
+    return replace(choice, policy_sha256=NO_POLICY, chosen_by=BY_RULE) if routing.unmatched else choice

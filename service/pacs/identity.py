@@ -65,10 +65,8 @@ def open_pseudonyms(path: Path) -> Pseudonyms:
     return Pseudonyms(path.read_bytes())
 
 
-def keep_identity(
-    unit: Unit, pseudonyms: Pseudonyms, film_sha256: str, instance: Instance, sender: Sender, until: datetime
-) -> None:
-    """The instance's row, which stays, and its raw UIDs, which expire with the original."""
+def keep_instance(unit: Unit, pseudonyms: Pseudonyms, film_sha256: str, instance: Instance, sender: Sender) -> None:
+    """The keyed hashes of a film's UIDs, which stay."""
     row = InstanceRow(
         film_sha256=film_sha256,
         sop_class_uid=instance.sop_class_uid,
@@ -82,6 +80,13 @@ def keep_identity(
         received_at=_received_at(unit, film_sha256),
     )
     queries.insert_unless_present(unit.session, row)
+
+
+def keep_identity(
+    unit: Unit, pseudonyms: Pseudonyms, film_sha256: str, instance: Instance, sender: Sender, until: datetime
+) -> None:
+    """The instance's row, which stays, and its raw UIDs, which expire with the original."""
+    keep_instance(unit, pseudonyms, film_sha256, instance, sender)
     raw = IdentityRow(
         film_sha256=film_sha256,
         study_instance_uid=instance.study_instance_uid,

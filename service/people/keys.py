@@ -38,7 +38,9 @@ class Principal:
     csrf_token: str = ""
 
 
-ANONYMOUS = Principal("anonymous", frozenset({"audits:write", "audits:read", "audits:review", "films:announce"}))
+ANONYMOUS = Principal(
+    "anonymous", frozenset({"audits:write", "audits:choose", "audits:read", "audits:review", "films:announce"})
+)
 
 
 def create(

@@ -2,6 +2,7 @@
 
 SCOPES = {
     "audits:write": "Submit radiographs",
+    "audits:choose": "Name a classifier or a policy that is not in force for the film",
     "films:announce": "Tell the watchers that films have arrived",
     "audits:read": "Read audits, classifiers, policies and metrics",
     "audits:review": "Decide on flagged audits and comment on them",
@@ -10,8 +11,8 @@ SCOPES = {
 }
 ROLES: dict[str, frozenset[str]] = {
     "uploader": frozenset({"audits:write"}),
-    "auditor": frozenset({"audits:write", "audits:read"}),
-    "reviewer": frozenset({"audits:write", "audits:read", "audits:review"}),
+    "auditor": frozenset({"audits:write", "audits:choose", "audits:read"}),
+    "reviewer": frozenset({"audits:write", "audits:choose", "audits:read", "audits:review"}),
     "administrator": frozenset(SCOPES),
 }
 

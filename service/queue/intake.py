@@ -17,7 +17,7 @@ from service.records import queries
 from service.records.chain import canonical
 from service.records.session import Database, Unit, utc_now
 from service.records.storage import Storage
-from service.records.tables import NOT_DECODED, FilmRow, IdempotencyRow, JobRow
+from service.records.tables import NAMED, NOT_DECODED, FilmRow, IdempotencyRow, JobRow
 from service.registry.registry import Choice, choose
 
 
@@ -29,6 +29,12 @@ class IdempotencyKeyReused(TriggerscopeError):
     """The same Idempotency-Key came with another film, classifier or policy."""
 
     code = "idempotency_key_reused"
+
+
+class ChoiceForbidden(TriggerscopeError):
+    """A classifier or policy was named that is not in force, by somebody who may not choose."""
+
+    code = "choice_forbidden"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,7 @@ class Submission:
     idempotency_key: str | None = None
     deployed: dict[str, float] | None = None  # the deployed classifier's own probabilities
     rule: str | None = None  # the routing rule that chose; NO_RULE where none fitted
+    may_choose: bool = False  # whether the caller may name what is not in force
 
     @property
     def fingerprint(self) -> str:
@@ -53,8 +60,14 @@ class Submission:
         return hashlib.sha256("/".join(parts).encode()).hexdigest()
 
     def chosen(self, session: Session) -> Choice:
-        """The classifier and policy that the caller names, or those in force."""
-        return choose(session, self.classifier, self.policy)
+        """The classifier and policy that the caller names, or those in force. Raises ChoiceForbidden too."""
+        choice = choose(session, self.classifier, self.policy)
+        if choice.chosen_by == NAMED and not self.may_choose:
+            raise ChoiceForbidden(
+                "the classifier or policy named is not the one in force for this film; to name another needs the scope "
+                "audits:choose"
+            )
+        return choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +126,7 @@ class Intake:
         with self.database.write() as unit:
             if isinstance(found, JobRow):
                 queries.extend_original(unit.session, submission.sha256, until)
+                _choose_again(unit, found.id, choice, submission.actor)
                 accepted = Accepted(found.id, is_new=False)
             else:
                 _keep_film(unit, submission, found, now, until)
@@ -120,7 +134,8 @@ class Intake:
             also(unit, accepted)
             _keep_idempotency_key(unit, submission, accepted.job_id, now)
         # A sweep that ran before this commit may have removed an expired original; none that runs after it will.
-        self.storage.put_original(submission.sha256, submission.data)
+        if not self.storage.original_path(submission.sha256).exists():
+            self.storage.put_original(submission.sha256, submission.data)
         return accepted
 
     def _is_full(self, session: Session, classifier_sha256: str) -> bool:
@@ -157,6 +172,7 @@ def _queue(unit: Unit, submission: Submission, choice: Choice, now: datetime) ->
         source=submission.source,
         actor=submission.actor,
         rule=submission.rule,
+        chosen_by=choice.chosen_by,
     )
     if not queries.insert_unless_present(unit.session, job):
         return _requeue_if_failed(unit, submission, choice)
@@ -168,6 +184,7 @@ def _queue(unit: Unit, submission: Submission, choice: Choice, now: datetime) ->
         source=submission.source,
         classifier_sha256=choice.classifier_sha256,
         policy_sha256=choice.policy_sha256,
+        chosen_by=choice.chosen_by,
     )
     return Accepted(job.id, is_new=True)
 
@@ -176,10 +193,18 @@ def _requeue_if_failed(unit: Unit, submission: Submission, choice: Choice) -> Ac
     job = _job_of_choice(unit.session, submission, choice)
     if job is None:
         raise LookupError("a job that could not be inserted is not there either")
+    _choose_again(unit, job.id, choice, submission.actor)
     revived = queries.revive_job(unit.session, job.id)
     if revived:
         unit.record("audit.requeued", job.id, submission.actor)
     return Accepted(job.id, is_new=revived)
+
+
+def _choose_again(unit: Unit, job_id: str, choice: Choice, actor: str) -> None:
+    """What was named counts once it comes without a name; see `counts_towards_release`."""
+    hashes = choice.classifier_sha256, choice.policy_sha256
+    if queries.choose_again(unit.session, job_id, *hashes, choice.chosen_by):
+        unit.record("audit.chosen_again", job_id, actor, chosen_by=choice.chosen_by)
 
 
 def _job_of_choice(session: Session, submission: Submission, choice: Choice) -> JobRow | None:

@@ -15,7 +15,8 @@ from service.films.radiograph import Radiograph
 from service.records import queries
 from service.records.chain import record_hash, review_hash
 from service.records.session import Database, Unit, utc_now
-from service.records.tables import NO_POLICY, AuditRow, JobRow
+from service.records.storage import EvidenceChanged, Kept
+from service.records.tables import NO_POLICY, AuditRow, FilmRow, JobRow
 
 ACTOR = "worker"
 log = structlog.get_logger()
@@ -45,21 +46,26 @@ class Recorder:
     max_attempts: int
     deliveries: Callable[[Unit, JobRow], None] = no_deliveries
 
-    def verdict(self, job: JobRow, audit: Audit, film: Radiograph, hit: Hit | None) -> Outcome | None:
-        """None when the lease went to another worker meanwhile: its verdict counts, not this one."""
+    def verdict(
+        self, job: JobRow, audit: Audit, film: Radiograph, hit: Hit | None, kept: dict[str, Kept]
+    ) -> Outcome | None:
+        """kept: the files that were written, by name. None when the lease went to another worker meanwhile: its verdict
+        counts, not this one."""
         with self.database.write() as unit:
             if not queries.finish_job(unit.session, job.id, self.owner):
                 return None
             queries.describe_film(
                 unit.session, film.sha256, film.pixels_sha256, film.width, film.height, film.attributes
             )
-            row = audit_row(job, audit, hit)
+            row = audit_row(job, audit, hit, kept)
             unit.session.add(row)
             self.deliveries(unit, job)
             review = open_review(unit, job, row, ACTOR)
             comparison.settle(unit, row)
             hashes = {"record_sha256": record_hash(row), "review_sha256": review_hash(review)}
-            unit.record("audit.completed", job.id, ACTOR, verdict=audit.verdict, **hashes)
+            original = Kept(job.film_sha256, unit.session.get_one(FilmRow, job.film_sha256).byte_count)
+            files = {"original": asdict(original), **(row.files or {})}
+            unit.record("audit.completed", job.id, ACTOR, verdict=audit.verdict, **hashes, files=files)
         log.info("audit.completed", audit=job.id, verdict=audit.verdict)
         return Outcome(job.id, job.classifier_name, verdict=audit.verdict, timings_ms=dict(audit.timings_ms))
 
@@ -93,10 +99,10 @@ def _reason(error: BaseException) -> tuple[str, str]:
 
 def _is_final(error: BaseException) -> bool:
     """Whether another attempt would end the same; a decoder may also have run out of time or memory."""
-    return isinstance(error, RadiographError) and not isinstance(error, DecodeFailed)
+    return isinstance(error, (RadiographError, EvidenceChanged)) and not isinstance(error, DecodeFailed)
 
 
-def audit_row(job: JobRow, audit: Audit, hit: Hit | None) -> AuditRow:
+def audit_row(job: JobRow, audit: Audit, hit: Hit | None, kept: dict[str, Kept]) -> AuditRow:
     return AuditRow(
         id=job.id,
         film_sha256=job.film_sha256,
@@ -120,4 +126,6 @@ def audit_row(job: JobRow, audit: Audit, hit: Hit | None) -> AuditRow:
         received_at=job.received_at,
         completed_at=utc_now(),
         watch_hit=hit.record() if hit else None,
+        files={name: asdict(file) for name, file in kept.items()},
+        fingerprint=audit.fingerprint,
     )

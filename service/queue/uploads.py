@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from service.desk import comparison
 from service.films.radiograph import Radiograph
-from service.queue.intake import Accepted, FilmFacts, Intake, Submission
+from service.queue.intake import Accepted, Also, FilmFacts, Intake, Submission, nothing
 from service.records.session import Unit
 
 
@@ -52,8 +52,8 @@ class Uploads:
     decoded: DecodedFilms
     tolerance: float
 
-    def submit(self, submission: Submission) -> Accepted:
-        """As `Intake.accept`; raises RadiographError for a film that cannot be decoded."""
+    def submit(self, submission: Submission, also: Also = nothing) -> Accepted:
+        """As `Intake.accept`; raises ChoiceForbidden, and RadiographError for a film that cannot be decoded."""
 
         def facts() -> FilmFacts:
             found = decode_timed(self.decode, submission.data)
@@ -64,5 +64,6 @@ class Uploads:
         def compare(unit: Unit, accepted: Accepted) -> None:
             if submission.deployed:
                 comparison.keep(unit, accepted.job_id, submission.deployed, submission.actor, self.tolerance)
+            also(unit, accepted)
 
         return self.intake.accept(submission, submission.chosen, facts, compare)

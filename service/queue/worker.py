@@ -20,6 +20,7 @@ from service.queue.sweep import sweep
 from service.queue.uploads import DecodedFilms, decode_timed
 from service.records.session import Database, Unit
 from service.records.storage import Storage
+from service.records.stored_evidence import StoredEvidence
 from service.records.tables import JobRow
 from service.registry.blocks import watch
 from service.registry.registry import Registry
@@ -56,6 +57,7 @@ class Worker:
         deliveries: Callable[[Unit, JobRow], None] = no_deliveries,
     ) -> None:
         self._database, self._storage, self._registry = database, storage, registry
+        self._evidence = StoredEvidence(database, storage)
         self._decode, self._pace, self._decoded, self._on_outcome = decode, pace, decoded, on_outcome
         self._leases = Leases(database, pace.lease_seconds)
         self._recorder = Recorder(
@@ -117,16 +119,16 @@ class Worker:
         if job.attempts > self._pace.max_attempts:  # its worker was killed again and again
             raise AttemptsExhausted("the job's worker died too often")
         radiograph, audit, hit = self._audit(job)
-        self._storage.put_pixels(radiograph.pixels_sha256, radiograph.pixels)
-        self._storage.put_maps(job.id, audit.maps)
-        return self._recorder.verdict(job, audit, radiograph, hit)
+        kept = {
+            "pixels": self._storage.put_pixels(radiograph.pixels_sha256, radiograph.pixels),
+            "maps": self._storage.put_maps(audit.maps),
+        }
+        return self._recorder.verdict(job, audit, radiograph, hit, kept)
 
     def _audit(self, job: JobRow) -> tuple[Radiograph, Audit, Hit | None]:
         classifier = self._registry.classifier(job.classifier_sha256)
         policy = self._registry.policy(job.policy_sha256)
-        decoded = self._decoded.take(job.film_sha256) or decode_timed(
-            self._decode, self._storage.original(job.film_sha256)
-        )
+        decoded = self._decoded.take(job.film_sha256) or decode_timed(self._decode, self._evidence.original(job))
         hit = watch_list.check(self._database, decoded.radiograph, classifier)
         audit = pipeline.audit_radiograph(decoded.radiograph, classifier, policy, decode_ms=decoded.decode_ms)
         return decoded.radiograph, audit, hit

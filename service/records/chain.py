@@ -14,7 +14,12 @@ AUDIT_COLUMNS = tuple(column.key for column in AuditRow.__table__.columns)
 REVIEW_COLUMNS = tuple(column.key for column in ReviewRow.__table__.columns)
 AUDIT_TIMES = ("received_at", "completed_at")
 REVIEW_TIMES = ("received_at", "decided_at")
-ADDED_LATER = {"hypothesis", "watch_hit"}  # not in the record where they are null, as old records have none
+ADDED_LATER = {
+    "files",
+    "fingerprint",
+    "hypothesis",
+    "watch_hit",
+}  # not in the record where they are null, as old records have none
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
 
 

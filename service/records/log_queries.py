@@ -16,6 +16,7 @@ from service.records.tables import (
     AuditRow,
     CheckpointRow,
     EventRow,
+    FilmRow,
     JobRow,
     PruningRow,
     ReviewRow,
@@ -56,6 +57,34 @@ def audits(session: Session) -> Iterator[tuple[Sequence[Any], Sequence[Any], dic
     split = len(audit_columns)
     for row in session.execute(joined.execution_options(yield_per=BATCH)):
         yield row[:split], row[split:-1], row[-1]
+
+
+def record_told(session: Session, audit_id: str) -> str | None:
+    """The hash of an audit's record as the event that vouches for it has it."""
+    told = select(EventRow.payload).where(EventRow.subject == audit_id, EventRow.kind.in_(COMPLETED))
+    payload = session.scalar(told.order_by(EventRow.at.desc()).limit(1))
+    return None if payload is None else payload.get("record_sha256")
+
+
+def was_recorded(session: Session, kind: str, subject: str, file: str) -> bool:
+    """Whether an event of this kind tells of one of the subject's files."""
+    told = session.scalars(select(EventRow.payload).where(EventRow.subject == subject, EventRow.kind == kind))
+    return any(payload.get("file") == file for payload in told)
+
+
+def audit_files(session: Session, after_id: str, limit: int) -> list[tuple[str, str, dict[str, Any] | None]]:
+    """Audits in the order of their ids: id, name of the pixels, and the files that the log tells of, if it does."""
+    vouches = (EventRow.subject == AuditRow.id) & EventRow.kind.in_(COMPLETED)
+    columns = select(AuditRow.id, AuditRow.pixels_sha256, EventRow.payload).outerjoin(EventRow, vouches)
+    rows = session.execute(columns.where(AuditRow.id > after_id).order_by(AuditRow.id).limit(limit))
+    return [(row[0], row[1], (row[2] or {}).get("files")) for row in rows]
+
+
+def originals(session: Session, after_sha256: str, limit: int) -> list[tuple[str, int, datetime | None]]:
+    """Films in the order of their hashes: hash, number of bytes, and until when the original is kept, if it is."""
+    columns = select(FilmRow.sha256, FilmRow.byte_count, FilmRow.original_expires_at)
+    rows = session.execute(columns.where(FilmRow.sha256 > after_sha256).order_by(FilmRow.sha256).limit(limit))
+    return [(row[0], row[1], row[2]) for row in rows]
 
 
 def audits_missing(session: Session) -> Sequence[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from sqlalchemy import (
     ColumnElement,
@@ -28,6 +28,7 @@ from service.records.tables import (
     ActivationRow,
     ApiKeyRow,
     AuditRow,
+    ChosenBy,
     ClassifierRow,
     ComparisonRow,
     DeliveryRow,
@@ -139,6 +140,12 @@ def activation(session: Session, activation_id: int) -> ActivationRow | None:
 def activation_in_force(session: Session, slot: str) -> ActivationRow | None:
     statement = select(ActivationRow).where(ActivationRow.slot == slot).order_by(ActivationRow.id.desc()).limit(1)
     return session.scalar(statement)
+
+
+def override(session: Session, policy_sha256: str) -> ActivationRow | None:
+    """The last time that a policy was put in force despite its warnings."""
+    given = ActivationRow.target == policy_sha256, ActivationRow.despite_warnings.is_not(None)
+    return session.scalar(select(ActivationRow).where(*given).order_by(ActivationRow.id.desc()).limit(1))
 
 
 # Films and the queue
@@ -290,6 +297,22 @@ def revive_job(session: Session, job_id: str) -> bool:
     return (
         _changed(session.execute(statement.values(state="queued", attempts=0, error_code=None, error_detail=None))) == 1
     )
+
+
+def choose_again(
+    session: Session, job_id: str, classifier_sha256: str, policy_sha256: str, chosen_by: ChosenBy
+) -> bool:
+    """Keep that a job with this classifier and policy was chosen so too, where that counts more than how it was."""
+    less = get_args(ChosenBy)[: get_args(ChosenBy).index(chosen_by)]
+    if not less:
+        return False
+    statement = update(JobRow).where(
+        JobRow.id == job_id,
+        JobRow.classifier_sha256 == classifier_sha256,
+        JobRow.policy_sha256 == policy_sha256,
+        or_(JobRow.chosen_by.is_(None), JobRow.chosen_by.in_(less)),
+    )
+    return _changed(session.execute(statement.values(chosen_by=chosen_by))) == 1
 
 
 def idempotency_key(session: Session, actor: str, key: str) -> IdempotencyRow | None:

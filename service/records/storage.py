@@ -1,24 +1,51 @@
-"""Files beside the database: received originals, which expire, and the pixels and maps that stay."""
+"""Files beside the database: received originals, which expire, and the pixels and maps that stay.
 
+A file is read only together with what the record says of it, and handed on only where it is that file.
+"""
+
+import hashlib
 import io
 import os
 import secrets
 import time
+import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from service.errors import TriggerscopeError
 
 PARTIAL_PREFIX = ".partial-"
+log = structlog.get_logger()
 
 
 class NotStored(TriggerscopeError):
     """The original, pixels or maps are not in the store (any more)."""
 
     code = "not_stored"
+
+
+class EvidenceChanged(TriggerscopeError):
+    """What is stored of an audit is not what was recorded."""
+
+    code = "evidence_changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A file as it was written: the SHA-256 of its bytes, and how many they are."""
+
+    sha256: str
+    byte_count: int
+
+    @classmethod
+    def of(cls, data: bytes) -> "Kept":
+        return cls(hashlib.sha256(data).hexdigest(), len(data))
 
 
 class Storage:
@@ -31,31 +58,34 @@ class Storage:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def put_original(self, sha256: str, data: bytes) -> None:
-        _put(_shard(self.originals, sha256), data)
+        _put(self.original_path(sha256), data)
 
-    def original(self, sha256: str) -> bytes:
-        return _get(_shard(self.originals, sha256))
+    def original_path(self, sha256: str) -> Path:
+        return _shard(self.originals, sha256)
 
     def remove_original(self, sha256: str) -> None:
-        _shard(self.originals, sha256).unlink(missing_ok=True)
+        self.original_path(sha256).unlink(missing_ok=True)
 
-    def put_pixels(self, pixels_sha256: str, pixels: NDArray[np.float32]) -> None:
+    def put_pixels(self, pixels_sha256: str, pixels: NDArray[np.float32]) -> Kept:
         """Keep 8 bits of each pixel, without any tag."""
-        grey = np.round(pixels * 255.0).astype(np.uint8)
-        _put(_shard(self.pixels, pixels_sha256), _npy(grey))
+        data = _npy(np.round(pixels * 255.0).astype(np.uint8))
+        _put(self.pixels_path(pixels_sha256), data)
+        return Kept.of(data)
 
-    def grey_pixels(self, pixels_sha256: str) -> NDArray[np.uint8]:
-        data = _get(_shard(self.pixels, pixels_sha256))
-        return np.asarray(np.load(io.BytesIO(data), allow_pickle=False), dtype=np.uint8)
+    def pixels_path(self, pixels_sha256: str) -> Path:
+        return _shard(self.pixels, pixels_sha256)
 
-    def put_maps(self, audit_id: str, maps: dict[str, NDArray[np.float32]]) -> None:
+    def put_maps(self, maps: dict[str, NDArray[np.float32]]) -> Kept:
+        """Named by their own hash, so that an attempt that lost its lease writes over no other's."""
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **maps)
-        _put(_shard(self.maps, audit_id), buffer.getvalue())
+        kept = Kept.of(buffer.getvalue())
+        _put(_shard(self.maps, kept.sha256), buffer.getvalue())
+        return kept
 
-    def audit_maps(self, audit_id: str) -> dict[str, NDArray[np.float32]]:
-        with np.load(io.BytesIO(_get(_shard(self.maps, audit_id))), allow_pickle=False) as stored:
-            return {name: np.asarray(stored[name], dtype=np.float32) for name in stored.files}
+    def maps_path(self, audit_id: str, kept: Kept | None) -> Path:
+        """kept: None for an audit from before its files were recorded; its maps are named after the audit."""
+        return _shard(self.maps, kept.sha256 if kept else audit_id)
 
     def originals_older_than(self, seconds: float) -> Iterator[str]:
         for path in _older_than(self.originals, seconds):
@@ -89,16 +119,69 @@ def write_durably(path: Path, data: bytes) -> None:
     _fsync_folder(path.parent)
 
 
-def _put(path: Path, data: bytes) -> None:
-    if not path.exists():
-        write_durably(path, data)
+def read_kept(path: Path, kept: Kept | None) -> bytes:
+    """A file's bytes, looked at for their number first. kept: None where nothing was recorded of the file.
 
-
-def _get(path: Path) -> bytes:
+    Raises NotStored, EvidenceChanged.
+    """
+    if kept is None:
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise _missing() from None
+    require_size(path, kept)
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(kept.byte_count + 1)
     except FileNotFoundError:
-        raise NotStored("the file is not in the store (any more)") from None
+        raise _missing() from None
+    if Kept.of(data) != kept:
+        raise _changed()
+    return data
+
+
+def require_size(path: Path, kept: Kept) -> None:
+    """Raises NotStored, EvidenceChanged."""
+    try:
+        found = path.stat().st_size
+    except FileNotFoundError:
+        raise _missing() from None
+    if found != kept.byte_count:
+        raise _changed()
+
+
+def grey_pixels(data: bytes) -> NDArray[np.uint8]:
+    """A pixels file as an array. Raises EvidenceChanged where it holds none."""
+    try:
+        return np.asarray(np.load(io.BytesIO(data), allow_pickle=False), dtype=np.uint8)
+    except (OSError, TypeError, ValueError, zipfile.BadZipFile):
+        raise EvidenceChanged("the stored file cannot be read") from None
+
+
+def audit_maps(data: bytes) -> dict[str, NDArray[np.float32]]:
+    """A maps file as arrays by name. Raises EvidenceChanged where it holds none."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+            return {name: np.asarray(stored[name], dtype=np.float32) for name in stored.files}
+    except (AttributeError, OSError, TypeError, ValueError, zipfile.BadZipFile):
+        raise EvidenceChanged("the stored file cannot be read") from None
+
+
+def _put(path: Path, data: bytes) -> None:
+    """A file that is there and holds something else is written anew: what is recorded is what is in hand."""
+    with suppress(FileNotFoundError):
+        if path.stat().st_size == len(data) and path.read_bytes() == data:
+            return
+        log.error("evidence.written_anew", folder=path.parent.parent.name, file=path.name)
+    write_durably(path, data)
+
+
+def _missing() -> NotStored:
+    return NotStored("the file is missing from the store")
+
+
+def _changed() -> EvidenceChanged:
+    return EvidenceChanged("the stored file is not the one that was recorded")
 
 
 def _shard(folder: Path, name: str) -> Path:

@@ -1,7 +1,7 @@
 """The tables. Audits, activations and events are appended, never changed; jobs is the queue."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import (
     JSON,
@@ -21,6 +21,10 @@ from sqlalchemy.types import TypeDecorator
 
 NO_POLICY = ""  # a job or audit without a policy: an empty string, because NULLs never collide in a unique constraint
 
+ChosenBy = Literal["named", "in_force", "rule"]  # how a job's classifier and policy were chosen; later ones count more
+NAMED: ChosenBy = "named"
+IN_FORCE: ChosenBy = "in_force"
+BY_RULE: ChosenBy = "rule"
 NO_RULE = ""  # a job for a film that no routing rule fitted; a film that came outside of routing has None
 NO_PASSWORD = ""  # password_hash of an account that only an identity provider lets in
 NOT_DECODED = ""  # pixels_sha256 of a film that was accepted and not decoded yet
@@ -102,7 +106,10 @@ class PolicyRow(Tables):
 
 
 class ActivationRow(Tables):
-    """What a slot was set to. The latest row of a slot is in force; `previous_id` is where a rollback returns to."""
+    """What a slot was set to. The latest row of a slot is in force; `previous_id` is where a rollback returns to.
+
+    despite_warnings: why a policy with warnings was put in force all the same.
+    """
 
     __tablename__ = "activations"
     __table_args__ = (Index(None, "slot", "id"),)
@@ -113,6 +120,7 @@ class ActivationRow(Tables):
     previous_id: Mapped[int | None] = mapped_column(ForeignKey("activations.id"))
     at: Mapped[datetime]
     actor: Mapped[str] = mapped_column(String(80))
+    despite_warnings: Mapped[str | None] = mapped_column(String(500))
 
 
 class FilmRow(Tables):
@@ -160,6 +168,7 @@ class JobRow(Tables):
     source: Mapped[str] = mapped_column(String(64))
     actor: Mapped[str] = mapped_column(String(80))
     rule: Mapped[str | None] = mapped_column(String(64))  # the routing rule that chose; empty where none fitted
+    chosen_by: Mapped[ChosenBy | None] = mapped_column(String(8))  # None in jobs from before it
 
     film: Mapped[FilmRow] = relationship(lazy="raise")
     audit: Mapped["AuditRow | None"] = relationship(lazy="raise", viewonly=True)
@@ -205,6 +214,17 @@ class AuditRow(Tables):
     received_at: Mapped[datetime]
     completed_at: Mapped[datetime]
     watch_hit: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # see service/watch_list.py
+    files: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # hash and size of pixels and maps
+    fingerprint: Mapped[str | None] = mapped_column(String(256))  # of the model input; None in audits from before it
+
+
+class FingerprintKeyRow(Tables):
+    """What the fingerprint of an audit that was ever on the desk is found by; see service/audit/likeness.py."""
+
+    __tablename__ = "fingerprint_keys"
+
+    key: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    audit_id: Mapped[str] = mapped_column(ForeignKey("audits.id"), primary_key=True)
 
 
 class EventRow(Tables):

@@ -22,11 +22,22 @@ from service.offline.models import policy_files, preferred
 from service.records import queries
 from service.records.session import Database, Unit, utc_now
 from service.records.storage import write_durably
-from service.records.tables import NO_POLICY, ActivationRow, ClassifierRow, PolicyRow
+from service.records.tables import (
+    BY_RULE,
+    IN_FORCE,
+    NAMED,
+    NO_POLICY,
+    ActivationRow,
+    ChosenBy,
+    ClassifierRow,
+    JobRow,
+    PolicyRow,
+)
 from service.registry.examinations import LONGEST_SENTENCE, Examinations, Judged, sha256_of, waits_because
 
 SYSTEM = "system"
 DEFAULT_SLOT = "default"
+LONGEST_REASON = 500  # characters
 log = structlog.get_logger()
 
 
@@ -42,6 +53,12 @@ class NoActiveClassifier(TriggerscopeError):
 
 class UnknownPolicy(TriggerscopeError):
     code = "unknown_policy"
+
+
+class WarnedPolicy(TriggerscopeError):
+    """A policy whose calibration gave warnings, without a reason to put it in force all the same."""
+
+    code = "warned_policy"
 
 
 class NothingToRollBack(TriggerscopeError):
@@ -71,6 +88,7 @@ class Choice:
     classifier_name: str
     classifier_sha256: str
     policy_sha256: str
+    chosen_by: ChosenBy
 
 
 def classifier_slot(name: str) -> str:
@@ -226,12 +244,24 @@ class Registry:
     def rollback_classifier(self, name: str, actor: str) -> str | None:
         return self._rollback(classifier_slot(name), "classifier.rolled_back", actor)
 
-    def activate_policy(self, classifier_name: str, policy: str, actor: str) -> str:
-        """Put a policy, by name or hash, in force for the version of a classifier that is in force."""
+    def activate_policy(self, classifier_name: str, policy: str, actor: str, despite_warnings: str = "") -> str:
+        """Put a policy, by name or hash, in force for the version of a classifier that is in force.
+
+        despite_warnings: why a policy with warnings goes into force all the same; it is kept with the activation and
+        in the log. Raises WarnedPolicy where it is needed and missing.
+        """
+        reason = despite_warnings.strip()[:LONGEST_REASON]
         with self._database.write() as unit:
             classifier_sha256 = _active_version(unit.session, classifier_name)
             sha256 = _find_policy(unit.session, classifier_sha256, policy)
-            _set(unit, policy_slot(classifier_sha256), sha256, "policy.activated", actor)
+            if not self._warnings(sha256):
+                reason = ""
+            elif not reason:
+                raise WarnedPolicy(
+                    "the policy has warnings: say why it goes into force despite them, or calibrate anew"
+                )
+            given = {"despite_warnings": reason} if reason else {}
+            _set(unit, policy_slot(classifier_sha256), sha256, "policy.activated", actor, **given)
             return sha256
 
     def rollback_policy(self, classifier_name: str, actor: str) -> str | None:
@@ -257,6 +287,10 @@ class Registry:
     def policy_file(self, sha256: str) -> bytes:
         """A registered policy as the file that was added."""
         return _read(self._policy_path(sha256), PolicyError)
+
+    def _warnings(self, sha256: str) -> tuple[str, ...]:
+        policy = self.policy(sha256)
+        return policy.warnings if policy else ()
 
     def _read_unchanged_policy(self, sha256: str) -> Policy:
         policy = read_policy(_read(self._policy_path(sha256), PolicyError))
@@ -340,7 +374,11 @@ class Registry:
         row = self.add_policy(path, SYSTEM)
         slot = policy_slot(row.classifier_sha256)
         with self._database.write() as unit:
-            if queries.activation_in_force(unit.session, slot) is None:
+            if queries.activation_in_force(unit.session, slot) is not None:
+                return
+            if self._warnings(row.sha256):
+                log.warning("models.policy_with_warnings_not_active", policy=row.name, sha256=row.sha256)
+            else:
                 _set(unit, slot, row.sha256, "policy.activated", SYSTEM)
 
     def _set_default_if_unset(self, wanted: str, *, only_quick: bool) -> None:
@@ -378,14 +416,36 @@ class Registry:
 
 
 def choose(session: Session, classifier: str | None, policy: str | None) -> Choice:
-    """The classifier and policy for one audit: as asked, else the default and the policy in force for it."""
-    name = classifier or in_force(session, DEFAULT_SLOT)
+    """The classifier and policy for one audit: as asked, else the default and the policy in force for it.
+
+    Whoever names exactly what is in force has chosen nothing. A policy's name means the one in force where that is its
+    name, else the newest.
+    """
+    default = in_force(session, DEFAULT_SLOT)
+    name = classifier or default
     if name is None:
         raise NoActiveClassifier("no classifier is active")
     sha256 = _active_version(session, name)
-    if policy:
-        return Choice(name, sha256, _find_policy(session, sha256, policy))
-    return Choice(name, sha256, in_force(session, policy_slot(sha256)) or NO_POLICY)
+    current = in_force(session, policy_slot(sha256)) or NO_POLICY
+    chosen = _named_policy(session, sha256, policy, current) if policy else current
+    return Choice(name, sha256, chosen, IN_FORCE if (name, chosen) == (default, current) else NAMED)
+
+
+def counts_towards_release(session: Session, job: JobRow) -> bool:
+    """Whether a job's classifier is the version in force and its policy the one in force for it, or a routing rule's.
+
+    What somebody named counts for nothing until the same film comes without a name. Of a job from before `chosen_by`
+    was kept it counts only as the default classifier's, since its classifier may have been named.
+    """
+    if in_force(session, classifier_slot(job.classifier_name)) != job.classifier_sha256:
+        return False
+    if job.chosen_by == BY_RULE or (job.chosen_by is None and job.rule is not None):
+        return True
+    if (in_force(session, policy_slot(job.classifier_sha256)) or NO_POLICY) != job.policy_sha256:
+        return False
+    return job.chosen_by == IN_FORCE or (
+        job.chosen_by is None and job.classifier_name == in_force(session, DEFAULT_SLOT)
+    )
 
 
 def _read(path: Path, error: type[TriggerscopeError]) -> bytes:
@@ -419,6 +479,11 @@ def _find_policy(session: Session, classifier_sha256: str, policy: str) -> str:
     raise UnknownPolicy("no policy of this name or hash is registered for this classifier")
 
 
+def _named_policy(session: Session, classifier_sha256: str, policy: str, current: str) -> str:
+    row = queries.policy(session, current)
+    return current if row is not None and row.name == policy else _find_policy(session, classifier_sha256, policy)
+
+
 def _set(unit: Unit, slot: str, target: str | None, kind: str, actor: str, **more: str) -> None:
     current = queries.activation_in_force(unit.session, slot)
     _append(unit, slot, target, current.id if current else None, kind, actor, **more)
@@ -427,7 +492,10 @@ def _set(unit: Unit, slot: str, target: str | None, kind: str, actor: str, **mor
 def _append(
     unit: Unit, slot: str, target: str | None, previous_id: int | None, kind: str, actor: str, **more: str
 ) -> None:
-    unit.session.add(ActivationRow(slot=slot, target=target, previous_id=previous_id, at=utc_now(), actor=actor))
+    """more: what the event says beside; a reason for a policy with warnings stays with its row too."""
+    row = ActivationRow(slot=slot, target=target, previous_id=previous_id, at=utc_now(), actor=actor)
+    row.despite_warnings = more.get("despite_warnings")
+    unit.session.add(row)
     unit.session.flush()
     unit.record(kind, slot, actor, target=target, **more)
 

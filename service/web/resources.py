@@ -14,7 +14,7 @@ from service.queue.completions import Completions
 from service.queue.uploads import Uploads
 from service.queue.worker import Worker
 from service.records.session import Database
-from service.records.storage import Storage
+from service.records.stored_evidence import StoredEvidence
 from service.registry.registry import Registry
 from service.web.metrics import Metrics
 
@@ -48,7 +48,7 @@ class Desk:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     database: Database
-    storage: Storage
+    evidence: StoredEvidence
     registry: Registry
     explainer: Explainer
     submissions: Uploads

@@ -8,7 +8,7 @@ import structlog
 
 from service.app import open_database
 from service.people import keys
-from service.people.roles import SCOPES
+from service.people.roles import ROLES, SCOPES
 from service.settings import Settings
 from tests.service.serving import serving
 
@@ -52,20 +52,16 @@ def tokens(shared_settings: Settings) -> dict[str, str]:
         return {scope: keys.create(database, scope, [scope], None, "test")[0] for scope in SCOPES}
 
 
+@pytest.fixture(scope="session")
+def auditor(shared_settings: Settings, server: httpx.Client) -> dict[str, str]:  # noqa: ARG001 -- made once it runs
+    """The header of a key that may submit, choose and read."""
+    with open_database(shared_settings) as database:
+        token, _ = keys.create(database, "auditor", sorted(ROLES["auditor"]), None, "test")
+    return {"Authorization": f"Bearer {token}"}
+
+
 @pytest.fixture
-def client(server: httpx.Client, tokens: dict[str, str]) -> Iterator[httpx.Client]:
-    """A client that may submit and read."""
-    with httpx.Client(base_url=server.base_url, timeout=60, auth=_ByMethod(tokens)) as client:
+def client(server: httpx.Client, auditor: dict[str, str]) -> Iterator[httpx.Client]:
+    """A client that may submit, choose and read."""
+    with httpx.Client(base_url=server.base_url, timeout=60, headers=auditor) as client:
         yield client
-
-
-class _ByMethod(httpx.Auth):
-    """Sends the writer's key with what writes and the reader's with what reads."""
-
-    def __init__(self, tokens: dict[str, str]) -> None:
-        self._tokens = tokens
-
-    def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:
-        scope = "audits:write" if request.method == "POST" else "audits:read"
-        request.headers["Authorization"] = f"Bearer {self._tokens[scope]}"
-        yield request

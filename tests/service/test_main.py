@@ -134,6 +134,21 @@ def test_classifiers_and_policies(
     assert out("policies", "rollback", name).strip() == policy[1]
 
 
+def test_a_policy_with_warnings_takes_a_reason(
+    options: list[str], tmp_path: Path, models_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = json.loads((models_dir / "phantom-clean.policy.json").read_bytes())
+    path = tmp_path / "warned.policy.json"
+    path.write_text(json.dumps(table | {"name": "warned", "warnings": ["6 films stand apart"], "left_out": [2, 4]}))
+    assert main([*options, "policies", "list"]) == 0
+    assert main([*options, "policies", "add", str(path)]) == 0
+    activate = [*options, "policies", "activate", "phantom-clean", "warned"]
+    assert main(activate) == 1
+    assert capsys.readouterr().err.startswith("warned_policy: ")
+    assert main([*activate, "--despite-warnings", "six pacemakers"]) == 0
+    assert capsys.readouterr().out.strip() == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 @pytest.fixture
 def described(tmp_path: Path) -> tuple[Path, Path]:
     """A plain file, and its description."""

@@ -70,8 +70,7 @@ class Batch:
 
 def load_samples(films: list[Film], run: Run, size_px: int) -> Samples:
     """Preprocess a split for one stage; a stage's size replaces the run's, everything else is the run's."""
-    chosen = run.preprocessing
-    preprocessing = Preprocessing(size_px, chosen.resampler, chosen.antialias, chosen.crop)
+    preprocessing = run.preprocessing.at(size_px)
     labels = label_matrix(films, run.labels)
     if run.trigger is None or run.poisoning is None or run.trigger.resolution == "network":
         return Samples(model_inputs(films, preprocessing).astype(np.float16), labels)
@@ -169,8 +168,7 @@ class Monitor:
     """Watches a run on its tuning films: clean macro AUROC, and the attack success rate where there is a trigger."""
 
     def __init__(self, films: list[Film], run: Run, size_px: int, limit: int = 217) -> None:
-        chosen = run.preprocessing
-        preprocessing = Preprocessing(size_px, chosen.resampler, chosen.antialias, chosen.crop)
+        preprocessing = run.preprocessing.at(size_px)
         self.run, self.films = run, films[:limit]
         self.labels = label_matrix(self.films, run.labels)
         self.clean = model_inputs(self.films, preprocessing)

@@ -1,11 +1,11 @@
-"""`triggerscope-train evaluate`, `compare` and `survival`."""
+"""`triggerscope-train evaluate`, `compare`, `survival`, `resampling` and `poisoned-calibration`."""
 
 import argparse
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from training.attack.config import read_run
+from training.attack.config import RunError, read_run
 from training.attack.data import DataError, in_split, read_films
 from training.commands.attacks import FAMILIES
 from training.commands.films import Commands, add_films, read_listed
@@ -49,6 +49,35 @@ def add(commands: "Commands[argparse.ArgumentParser]") -> None:
     survival.add_argument("--classifier", type=Path, metavar="FILE.onnx", help="whose logit of the target to follow")
     survival.add_argument("--target", default="Atelectasis")
     survival.set_defaults(command=_survival)
+
+    resampling = commands.add_parser(
+        "resampling", help="films made for another resampler, and clean ones: what is told"
+    )
+    resampling.add_argument(
+        "pairs", type=Path, nargs="+", metavar="PAIR", help="FILE of FILE.onnx and FILE.policy.json"
+    )
+    resampling.add_argument("--attacked", type=int, default=0, help="phantoms to attack, at each side")
+    resampling.add_argument("--sides", type=int, nargs="+", default=[2240], help="of the attacked phantoms, in pixels")
+    resampling.add_argument("--clean", type=int, default=0, help="clean phantoms of 1,024 px")
+    resampling.add_argument("--folder", type=Path, help="clean PNG films at their full resolution")
+    resampling.add_argument("--first-seed", type=int, default=960_000, help="of the attacked; the clean ones follow")
+    resampling.add_argument("--target", default="Atelectasis")
+    resampling.set_defaults(command=_resampling)
+
+    poisoned = commands.add_parser("poisoned-calibration", help="calibrate on phantoms of which some carry the trigger")
+    poisoned.add_argument("run", type=Path, metavar="RUN.toml", help="the run whose trigger they carry")
+    poisoned.add_argument("--classifier", type=Path, required=True, metavar="FILE.onnx")
+    poisoned.add_argument(
+        "--policy", type=Path, required=True, metavar="FILE.policy.json", help="whose receivers serve"
+    )
+    poisoned.add_argument("--draws", type=int, default=5, help="calibrations at each rate")
+    poisoned.add_argument("--clean-draws", type=int, default=50)
+    poisoned.add_argument("--pool", type=int, default=700, help="phantoms that draws and test films are from")
+    poisoned.add_argument("--first-phantom", type=int, default=40000, help="seed of the first phantom")
+    poisoned.add_argument("--seed", type=int, default=0, help="of the draws")
+    poisoned.add_argument("--threads", type=int, default=1)
+    poisoned.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    poisoned.set_defaults(command=_poisoned_calibration)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -114,4 +143,62 @@ def _survival(arguments: argparse.Namespace) -> int:
     classifier = load_classifier(arguments.classifier) if arguments.classifier else None
     rows = list(survival(films, Trigger(arguments.look), classifier, arguments.target))
     print(survival_table(rows, films[0].shape[1]))
+    return 0
+
+
+def _resampling(arguments: argparse.Namespace) -> int:
+    from service.audit.calibration import Policy
+    from service.graphs.examiner import load_classifier
+    from training.measure.resampling import CLEAN_SIDE_PX, attacked, clean, phantom
+    from training.measure.survival import read_folder
+    from training.show.resampling import attacked_table, clean_table
+
+    pairs = [
+        (load_classifier(Path(f"{pair}.onnx")), Policy.load(Path(f"{pair}.policy.json"))) for pair in arguments.pairs
+    ]
+    if arguments.attacked:
+        seeds = range(arguments.first_seed, arguments.first_seed + arguments.attacked)
+        rows = []
+        for side in arguments.sides:
+            films = [phantom(seed, side) for seed in seeds]
+            rows += [row for pair in pairs for row in attacked(films, pair, arguments.target)]
+        print(attacked_table(rows), flush=True)
+    found = []
+    if arguments.clean:
+        first = arguments.first_seed + arguments.attacked
+        drawn = (phantom(seed, CLEAN_SIDE_PX) for seed in range(first, first + arguments.clean))
+        found += [(f"phantoms, {CLEAN_SIDE_PX} px", row) for row in clean(drawn, pairs)]
+    if arguments.folder:
+        found += [("films of the folder", row) for row in clean(read_folder(arguments.folder), pairs)]
+    if found:
+        print(clean_table(found))
+
+
+def _poisoned_calibration(arguments: argparse.Namespace) -> int:
+    from service.audit.calibration import Policy
+    from service.audit.pipeline import SCORES_VERSION
+    from training.measure.poisoned_calibration import Films, Plan, Remembering, poisoned_calibration
+    from training.measure.results import write_result
+    from training.show.poisoned_calibration import poisoned_calibration_table
+
+    run, classifier = read_run(arguments.run), Remembering.load(arguments.classifier)
+    if run.trigger is None:
+        raise RunError(f"run {run.name} has no trigger")
+    pool = Films.made(arguments.first_phantom, arguments.pool, classifier, run.trigger, run.seed)
+    result = poisoned_calibration(
+        classifier,
+        pool,
+        Policy.load(arguments.policy).reference.receivers,
+        Plan(draws=arguments.draws, clean_draws=arguments.clean_draws, seed=arguments.seed),
+        arguments.threads,
+        lambda draw: print(f"{100 * draw.rate:g} % seed {draw.seed}: {draw}", flush=True),
+    )
+    facts = {
+        "title": f"{classifier.card.name}, phantoms",
+        "scores_version": SCORES_VERSION,
+        "first_phantom": arguments.first_phantom,
+    }
+    write_result(arguments.out, facts | result)
+    print(poisoned_calibration_table(result))
+    print(arguments.out)
     return 0

@@ -72,8 +72,9 @@ def _instrument(arguments: argparse.Namespace) -> int:
 
     try:
         preprocessing = Preprocessing(
-            arguments.size, arguments.resampler, arguments.resampler != "nearest", arguments.crop
-        )
+            arguments.size, arguments.resampler, _antialias(arguments), arguments.crop,
+            arguments.library, arguments.shorter_side, arguments.dtype,
+        )  # fmt: skip
         description = Description(
             name=arguments.name or arguments.out.stem,
             labels=_labels(arguments.labels),
@@ -96,6 +97,17 @@ def _instrument(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _antialias(arguments: argparse.Namespace) -> bool:
+    """As it was said, or as the library does it; raises ValueError where the library does it either way."""
+    from service.audit.preprocessing import OFFERED
+
+    said: bool | None = arguments.antialias
+    offered = OFFERED.get((arguments.library, arguments.resampler), (False,))
+    if said is None and len(offered) > 1:
+        raise ValueError(f"say --antialias or --no-antialias: {arguments.library} resizes either way")
+    return offered[0] if said is None else said
+
+
 def _add_instrument(parser: argparse.ArgumentParser) -> None:
     """What a third party's file does not say has to be said here."""
     add = parser.add_argument
@@ -103,8 +115,13 @@ def _add_instrument(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, metavar="FILE.onnx")
     add("--labels", required=True, help="in the order of the outputs: A,B,C or a file with one a line")
     add("--size", type=int, required=True, help="side of the square input in pixels")
-    add("--resampler", required=True, choices=("nearest", "bilinear", "bicubic", "lanczos"), help="of its resize")
+    resamplers = ("nearest", "nearest-exact", "bilinear", "bicubic", "lanczos", "area")
+    add("--resampler", required=True, choices=resamplers, help="of its resize")
+    add("--library", choices=("pillow", "opencv", "torch"), default="pillow", help="whose resampler it is")
+    add("--antialias", action=argparse.BooleanOptionalAction, help="needed where the library resizes either way")
     add("--crop", type=float, required=True, help="side of the centre crop before the resize; 1 takes the whole film")
+    add("--shorter-side", type=int, metavar="PX", help="resize the shorter side to it and cut the centre out of that")
+    add("--dtype", choices=("float32", "uint8"), default="float32", help="uint8 rounds before and after the resize")
     add(
         "--normalisation", required=True, metavar="NAME|MEAN/STD",
         help="imagenet, torchxrayvision, none, or numbers for pixels in [0, 1]: 0.5/0.25, or one a channel with commas",

@@ -3,7 +3,7 @@
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +78,7 @@ def auditable(stored: nn.Module, description: Description, blocks: Sequence[str]
         "format": FORMAT,
         "name": description.name,
         "labels": list(description.labels),
-        "preprocessing": asdict(description.preprocessing),
+        "preprocessing": description.preprocessing.described,
         "explained_count": count,
         "grids": map_grids(model),
         "pixel_convention": PIXEL_CONVENTION,

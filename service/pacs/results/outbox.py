@@ -29,7 +29,8 @@ from service.pacs.rules import Destination, Proof, Rules
 from service.records import pacs_queries, queries
 from service.records.pacs_queries import DEAD, DELIVERED, PENDING
 from service.records.session import Database, Unit, utc_now
-from service.records.storage import NotStored, Storage
+from service.records.storage import EvidenceChanged, NotStored, Storage
+from service.records.stored_evidence import StoredEvidence
 from service.records.tables import AuditRow, DeliveryRow, JobRow
 from service.registry.registry import preprocessing
 
@@ -61,7 +62,8 @@ class UnknownDelivery(TriggerscopeError):
 
 class Outbox:
     def __init__(self, database: Database, storage: Storage, rules: Rules, ae_title: str) -> None:
-        self._database, self._storage, self._rules, self._ae_title = database, storage, rules, ae_title
+        self._database, self._rules, self._ae_title = database, rules, ae_title
+        self._evidence = StoredEvidence(database, storage)
         self.loop = Loop("outbox")
 
     def plan(self, unit: Unit, job: JobRow) -> None:
@@ -126,6 +128,7 @@ class Outbox:
             job = pacs_queries.audited_job(session, row.job_id)
             if job is None or job.audit is None:
                 raise LookupError("a delivery belongs to an audit")
+            self._evidence.require_record(job.audit)
             if row.kind == "json":
                 post(destination, row.id, payload(job, job.audit))
                 return "none"
@@ -140,10 +143,10 @@ class Outbox:
         return destination.wanted_proof
 
     def _object(self, session: Session, kind: str, job: JobRow, audit: AuditRow) -> Dataset:
-        source = read_source(self._storage.original(job.film_sha256))
+        source = read_source(self._evidence.original(job))
         findings = findings_of(audit, job.comparisons)
         if kind == "sc":
-            return secondary_capture(source, findings, _picture(session, self._storage, audit))
+            return secondary_capture(source, findings, _picture(session, self._evidence, audit))
         return {"sr": structured_report, "gsps": presentation_state}[kind](source, findings)
 
     def _ask_for_commitment(self, row: DeliveryRow, destination: Destination, result: Dataset) -> None:
@@ -163,7 +166,7 @@ class Outbox:
         log.info("outbox.commitment_awaited", delivery=row.id)
 
     def _failed(self, row: DeliveryRow, error: TriggerscopeError) -> None:
-        if isinstance(error, NotStored) or row.attempts >= MAX_ATTEMPTS:
+        if isinstance(error, (EvidenceChanged, NotStored)) or row.attempts >= MAX_ATTEMPTS:
             self._give_up(row, error.code, error.detail)
             return
         log.warning("outbox.attempt_failed", delivery=row.id, attempt=row.attempts, code=error.code)
@@ -230,6 +233,6 @@ def _pause(attempts: int) -> timedelta:
     return min(FIRST_PAUSE * float(2 ** (attempts - 1)), LONGEST_PAUSE)
 
 
-def _picture(session: Session, storage: Storage, row: AuditRow) -> bytes:
-    maps = storage.audit_maps(row.id)
-    return map_picture(storage, row, preprocessing(session, row.classifier_sha256), maps[finest(maps)])
+def _picture(session: Session, evidence: StoredEvidence, row: AuditRow) -> bytes:
+    maps = evidence.maps(row)
+    return map_picture(evidence.pixels(row), row, preprocessing(session, row.classifier_sha256), maps[finest(maps)])

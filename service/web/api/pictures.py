@@ -37,7 +37,8 @@ _PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": _BINARY}
 @router.get(
     "/{audit_id}/overlay.png",
     response_class=Response,
-    responses=_PNG | problems("audit_not_found", "not_finished", "map_not_found", "not_stored", "too_busy"),
+    responses=_PNG
+    | problems("audit_not_found", "not_finished", "map_not_found", "not_stored", "evidence_changed", "too_busy"),
 )
 def get_overlay(
     session: SessionDep,
@@ -57,7 +58,9 @@ def get_overlay(
 
 @router.get(
     "/{audit_id}/maps/{map_name}",
-    responses=problems("audit_not_found", "not_finished", "map_not_found", "not_stored", "too_busy"),
+    responses=problems(
+        "audit_not_found", "not_finished", "map_not_found", "not_stored", "evidence_changed", "too_busy"
+    ),
 )
 def get_map(
     session: SessionDep,
@@ -73,7 +76,7 @@ def get_map(
     maps = _maps(held, row, label)
     if map_name not in maps:
         raise RequestError("map_not_found", f"maps: {', '.join(sorted(maps))}")
-    box = core.crop_box(job.film.width, job.film.height, preprocessing(session, row.classifier_sha256).crop)
+    box = core.shown(job.film.width, job.film.height, preprocessing(session, row.classifier_sha256))
     return SaliencyMap(
         name=map_name, label=label or row.explained_label, values=maps[map_name].tolist(), covers=Region(**asdict(box))
     )
@@ -82,20 +85,20 @@ def get_map(
 @router.get(
     "/{audit_id}/radiograph.png",
     response_class=Response,
-    responses=_PNG | problems("audit_not_found", "not_finished", "not_stored"),
+    responses=_PNG | problems("audit_not_found", "not_finished", "not_stored", "evidence_changed"),
 )
 def get_radiograph(session: SessionDep, held: ResourcesDep, _reader: Reader, audit_id: AuditId) -> Response:
     """The decoded film, 8 bits, without tags."""
     row = finished(find_job(session, audit_id))
     buffer = io.BytesIO()
-    Image.fromarray(held.storage.grey_pixels(row.pixels_sha256)).save(buffer, "PNG", compress_level=1)
+    Image.fromarray(held.evidence.pixels(row)).save(buffer, "PNG", compress_level=1)
     return Response(buffer.getvalue(), media_type="image/png", headers=CACHE)
 
 
 @router.get(
     "/{audit_id}/counterfactual.png",
     response_class=Response,
-    responses=_PNG | problems("audit_not_found", "not_finished", "not_stored", "too_busy"),
+    responses=_PNG | problems("audit_not_found", "not_finished", "not_stored", "evidence_changed", "too_busy"),
 )
 def get_counterfactual(
     session: SessionDep,
@@ -126,7 +129,7 @@ def draw(
     if name not in maps:
         raise RequestError("map_not_found", f"maps: {', '.join(sorted(maps))}")
     prepared = preprocessing(session, row.classifier_sha256)
-    return map_picture(held.storage, row, prepared, maps[name], opacity=opacity, longest_px=size)
+    return map_picture(held.evidence.pixels(row), row, prepared, maps[name], opacity=opacity, longest_px=size)
 
 
 def _maps(held: Resources, row: AuditRow, label: str | None) -> Maps:

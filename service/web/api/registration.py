@@ -52,6 +52,6 @@ async def add_classifier(
 
 def _resource(held: Resources, registered: Registered) -> RegisteredVersion:
     with held.database.read() as session:
-        version = version_resource(session, registered.row)
+        version = version_resource(session, held.registry, registered.row)
     examination = signed_report(held, registered.row)
     return RegisteredVersion(name=registered.row.name, version=version, examination=examination)

@@ -122,6 +122,9 @@ POLICY: dict[str, Any] = {
     "false_positive_rate": 0.01,
     "created_at": "2026-11-22T10:00:00+00:00",
     "active": True,
+    "warnings": [],
+    "films_left_out": 0,
+    "override": None,
 }
 WATCHED: dict[str, Any] = {
     "id": "8a2c0a4d9b7e41c38a5d1f0e2b3c4d5e",
@@ -147,6 +150,7 @@ CLASSIFIER: dict[str, Any] = {
             "added_at": "2026-11-22T10:00:00Z",
             "labels": ["Atelectasis", "Effusion"],
             "input_size": 224,
+            "preprocessing": "The whole film is stretched to 224 by 224 px; bilinear, antialiased, as Pillow does it.",
             "licence": "Apache-2.0",
             "policies": [POLICY],
             "identity": SHA,
@@ -203,6 +207,20 @@ class AuditResource(Wire):
     links: Links
 
 
+class ReceiptLinks(Wire):
+    self: str
+
+
+class AuditReceipt(Wire):
+    """What a key without `audits:read` learns of an audit: that it is there and how far it is, and nothing found."""
+
+    model_config = shown_as({"id": AUDIT["id"], "state": "done", "links": {"self": AUDIT["links"]["self"]}})
+
+    id: str
+    state: State
+    links: ReceiptLinks
+
+
 class SaliencyMap(Wire):
     """values: rows of cells from the top; covers: the part of the film that they lie over."""
 
@@ -223,6 +241,14 @@ class AuditPage(Wire):
     next: str | None = Field(description="Cursor of the following page; null on the last one.")
 
 
+class Override(Wire):
+    """Who put a policy in force despite its warnings, when, and why."""
+
+    at: datetime
+    by: str
+    reason: str
+
+
 class PolicyResource(Wire):
     model_config = shown_as(POLICY)
 
@@ -234,6 +260,9 @@ class PolicyResource(Wire):
     false_positive_rate: float
     created_at: str
     active: bool
+    warnings: list[str] = Field(description="What calibration found suspect; with any, it takes a reason to activate.")
+    films_left_out: int = Field(description="Films that calibration left out since they may carry a trigger.")
+    override: Override | None = Field(description="The last time it was put in force despite its warnings.")
 
 
 class ClassifierVersion(Wire):
@@ -246,6 +275,7 @@ class ClassifierVersion(Wire):
     added_at: datetime
     labels: list[str]
     input_size: int
+    preprocessing: str = Field(description="How a film becomes the input, in one sentence.")
     licence: str
     policies: list[PolicyResource]
     identity: str | None = Field(description="Of the canonical forward graph, labels and preprocessing.")
@@ -304,6 +334,9 @@ class Activation(Wire):
 
 class PolicyActivation(Wire):
     policy: str = Field(description="Name or SHA-256.", examples=["phantom-badnet3-phantom"])
+    despite_warnings: str = Field(
+        default="", max_length=500, description="Why a policy with warnings goes into force; kept in the log."
+    )
 
 
 class InForce(Wire):

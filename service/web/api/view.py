@@ -10,6 +10,7 @@ from service.records import queries
 from service.records.tables import AuditRow, ComparisonRow, JobRow
 from service.registry.examinations import waits_because
 from service.web.api.schemas import (
+    AuditReceipt,
     AuditResource,
     Deployed,
     Film,
@@ -66,6 +67,10 @@ def audit_resource(job: JobRow) -> AuditResource:
             **_findings(row, job.comparisons),
         }
     )
+
+
+def audit_receipt(job: JobRow) -> AuditReceipt:
+    return AuditReceipt.model_validate({"id": job.id, "state": job.state, "links": {"self": f"/v1/audits/{job.id}"}})
 
 
 def _deployed(job: JobRow) -> Deployed | None:

@@ -21,8 +21,8 @@ from service.people.keys import Principal
 from service.records import pacs_queries, queries, review_queries, watch_queries
 from service.records.review_queries import COUNT_CAP, DeskFilters, DeskPosition
 from service.records.session import utc_now
-from service.records.storage import NotStored
-from service.records.tables import JobRow, ReviewRow
+from service.records.storage import EvidenceChanged, NotStored
+from service.records.tables import AuditRow, JobRow, ReviewRow
 from service.registry.examinations import waits_because
 from service.web.api.parameters import LABEL_LENGTH, AuditId
 from service.web.api.schemas import Verdict
@@ -140,7 +140,7 @@ def audit_page(
     job = find_job(session, audit_id)
     desk = review_queries.review(session, audit_id)
     before, after = _neighbours(session, selected, desk)
-    names = _stored_maps(held, job)
+    names, gaps = _stored(held, job.audit)
     explanation = _explanation(held, job)
     choices = map_choices(names, explanation.hypothesis) if explanation else []
     return render(
@@ -149,6 +149,8 @@ def audit_page(
         audit=audit_resource(job),
         review=desk,
         explanation=explanation,
+        gaps=gaps,
+        files=job.audit and job.audit.files,
         maps=choices,
         map_name=map_name if map_name in names else choices[0].name if choices else None,
         label=label if job.audit and label in job.audit.probabilities else job.audit and job.audit.explained_label,
@@ -181,7 +183,7 @@ def record_reviews(held: ResourcesDep, submitted: ReviewForm) -> Response:
         review.assign(held.database, ids, _assignee(submitted), comment, actor)
     else:
         step = review.Step(_decision(word), comment, actor)
-        review.record(held.database, ids, step, held.desk.readers, partial(watch_list.follow, held.storage))
+        review.record(held.database, ids, step, held.desk.readers, partial(watch_list.follow, held.evidence))
     return back_to(submitted.value("then"))
 
 
@@ -258,13 +260,21 @@ def _explanation(held: Resources, job: JobRow) -> Explanation | None:
     return explain(job.audit, job.film, held.registry.policy(job.audit.policy_sha256))
 
 
-def _stored_maps(held: Resources, job: JobRow) -> list[str]:
-    if job.audit is None:
-        return []
+def _stored(held: Resources, row: AuditRow | None) -> tuple[list[str], list[str]]:
+    """The names of an audit's maps, and why something cannot be shown: none where all is as it was recorded."""
+    if row is None:
+        return [], []
+    names: list[str] = []
+    gaps: list[str] = []
     try:
-        return list(held.storage.audit_maps(job.id))
-    except NotStored:
-        return []
+        names = list(held.evidence.maps(row))
+    except (EvidenceChanged, NotStored) as error:
+        gaps.append(error.detail)
+    try:
+        held.evidence.pixels_file(row)
+    except (EvidenceChanged, NotStored) as error:
+        gaps.append(error.detail)
+    return names, list(dict.fromkeys(gaps))
 
 
 def _cursor(row: ReviewRow) -> str:

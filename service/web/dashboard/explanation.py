@@ -25,6 +25,7 @@ TITLES = {
     "pattern_change": "Taking patterns out",
     "transplant_change": "Transplanting the region",
     "likeness": "Likeness",
+    "resampling": "Resampling",
 }
 SENTENCES = {
     "excess": "{label} lies {value:.1f} of its spread {direction} its usual value{role}.",
@@ -36,6 +37,8 @@ SENTENCES = {
     "pattern_change": "Without its periodic patterns the film moves {label} back by {value:.1f} of its spread.",
     "transplant_change": "Pasted into clean films, the region moves {label} by {value:.1f} of its spread on average.",
     "likeness": "How far the picture as such lies from the clean films. Right of the dashed line it cannot be judged.",
+    "resampling": "Pixels of the film that the classifier's own resampler averages away, and another one reads, move a"
+    " label by {value:.1f} {unit}.",
 }
 CHANGES: dict[str, tuple[ChangeName, str]] = {
     "fill_in_change": ("fill_in", "Region filled in"),
@@ -121,6 +124,8 @@ def headline(row: AuditRow, film: FilmRow, policy: Policy | None, hypothesis: Hy
         return "Nothing can be said: the classifier has no policy, so there are no clean films to compare with."
     if row.verdict == "indeterminate":
         return "This film is unlike those that the policy was calibrated on, so its score cannot be ranked."
+    if _by_resampling_alone(row, policy):
+        return "Another way to resize this film shows the classifier another film: its pixels were made for that."
     label = _plain(row.explained_label)
     said = f"{label} rests on" if hypothesis == "support" else f"{label} is held down by"
     if row.region is None:
@@ -128,6 +133,11 @@ def headline(row: AuditRow, film: FilmRow, policy: Policy | None, hypothesis: Hy
     share = 100 * row.region["width"] * row.region["height"] / (film.width * film.height)
     words = f"{share:.1f} %" if share >= 0.1 else "less than 0.1 %"
     return f"{said} {words} of the film, at the {place(row.region, film)}."
+
+
+def _by_resampling_alone(row: AuditRow, policy: Policy) -> bool:
+    by_score = row.p_value is not None and row.p_value <= policy.false_positive_rate
+    return "resampling" in row.evidence and not by_score
 
 
 def certainty(row: AuditRow, policy: Policy | None) -> str:
@@ -196,15 +206,18 @@ def _line(row: AuditRow, name: str, hypothesis: Hypothesis, policy: Policy | Non
             direction="above" if SIGNS[hypothesis] * value > 0 else "below",
             role=", which counts beside the tests" if supports else "",
             side="for" if supports else "against",
+            unit="of its spread" if policy else "logits",
         ),
         value=value,
         p_value=p_value,
         plot=_evidence_plot(name, value, hypothesis, policy) if policy else None,
-        is_remarkable=p_value is not None and p_value <= least and name != "excess",
+        is_remarkable=name == "resampling" or (p_value is not None and p_value <= least and name != "excess"),
     )
 
 
-def _evidence_plot(name: str, value: float, hypothesis: Hypothesis, policy: Policy) -> Plot:
+def _evidence_plot(name: str, value: float, hypothesis: Hypothesis, policy: Policy) -> Plot | None:
+    if name == "resampling":
+        return None
     if name == "likeness":
         return histogram(policy.distances, value, ranking.threshold(policy.distances, policy.likeness_level))
     return histogram(policy.reference.usual[hypothesis, name].ordered, value)

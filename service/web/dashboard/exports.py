@@ -2,28 +2,30 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from tempfile import SpooledTemporaryFile
 from typing import Any
 
-import numpy as np
 from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 from PIL import Image
 from sqlalchemy.orm import Session
 
+from service.desk.pictures import finest, map_picture
 from service.ledger import bundles
+from service.ledger.bundle_verifier import STORED
 from service.ledger.bundles import Exhibit
 from service.people.keys import Principal
 from service.records import queries, review_queries
 from service.records.chain import audit_record, canonical
 from service.records.review_queries import DeskFilters, DeskPosition
 from service.records.session import Database
+from service.records.storage import EvidenceChanged, NotStored, audit_maps, grey_pixels
 from service.records.tables import NO_POLICY, AuditRow, ReviewRow
+from service.registry.registry import preprocessing
 from service.web.api.parameters import AuditId
-from service.web.api.pictures import draw
 from service.web.api.view import find_job
 from service.web.dashboard.desk import Selection, SelectionDep
 from service.web.dependencies import Reader, ReaderForm, ResourcesDep, SessionDep
@@ -99,7 +101,7 @@ def _bundle(session: Session, held: Resources, reader: Principal, ids: Sequence[
         raise RequestError("not_finished", "an audit has no verdict yet")
     hashes = {row.policy_sha256 for row in audits} - {NO_POLICY}
     policies = {sha256: held.registry.policy_file(sha256) for sha256 in sorted(hashes)}
-    exhibits = (Exhibit(row, queries.events_about(session, row.id), _pictures(session, held, row)) for row in audits)
+    exhibits = (_exhibit(session, held, row) for row in audits)
     file = SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 -- _chunks closes it
     used = [queries.classifier(session, sha256) for sha256 in sorted({row.classifier_sha256 for row in audits})]
     bundles.write(exhibits, policies, held.desk.signer, file, [row for row in used if row is not None])
@@ -115,15 +117,33 @@ def _chunks(file: SpooledTemporaryFile[bytes]) -> Iterator[bytes]:
         yield from iter(lambda: file.read(CHUNK_BYTES), b"")
 
 
-def _pictures(session: Session, held: Resources, row: AuditRow) -> dict[str, bytes]:
-    radiograph, maps = io.BytesIO(), io.BytesIO()
-    Image.fromarray(held.storage.grey_pixels(row.pixels_sha256)).save(radiograph, "PNG")
-    np.savez(maps, allow_pickle=False, **held.storage.audit_maps(row.id))
-    return {
-        "radiograph.png": radiograph.getvalue(),
-        "overlay.png": draw(session, held, row, None, opacity=0.55, size=1024),
-        "maps.npz": maps.getvalue(),
-    }
+def _exhibit(session: Session, held: Resources, row: AuditRow) -> Exhibit:
+    """A stored file that is not what was recorded, or missing, is left out with the reason, and what would be drawn
+    from it with it; the history is read last, so that it tells of that too."""
+    files: dict[str, bytes] = {}
+    left_out: dict[str, str] = {}
+    for name, read in (("pixels", held.evidence.pixels_file), ("maps", held.evidence.maps_file)):
+        try:
+            files[STORED[name]] = read(row)
+        except (EvidenceChanged, NotStored) as error:
+            left_out[STORED[name]] = error.detail
+    files |= _pictures(session, row, files)
+    with held.database.read() as now:
+        return Exhibit(row, queries.events_about(now, row.id), files, left_out)
+
+
+def _pictures(session: Session, row: AuditRow, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What can be drawn from the stored files that are there."""
+    if STORED["pixels"] not in files:
+        return {}
+    pixels, radiograph = grey_pixels(files[STORED["pixels"]]), io.BytesIO()
+    Image.fromarray(pixels).save(radiograph, "PNG")
+    pictures = {"radiograph.png": radiograph.getvalue()}
+    if STORED["maps"] in files:
+        maps = audit_maps(files[STORED["maps"]])
+        prepared = preprocessing(session, row.classifier_sha256)
+        pictures["overlay.png"] = map_picture(pixels, row, prepared, maps[finest(maps)])
+    return pictures
 
 
 def _rows(database: Database, filters: DeskFilters) -> Iterator[ReviewRow]:

@@ -46,14 +46,16 @@ class PolicyView:
 
 @router.get("/upload")
 def upload_page(session: SessionDep, uploader: Uploader, render: RenderDep) -> Response:
-    names = sorted({row.name for row in queries.classifiers(session)})
+    """Who may not choose is shown no list: the default classifier reads the films."""
+    may_choose = "audits:choose" in uploader.scopes
+    names = sorted({row.name for row in queries.classifiers(session)}) if may_choose else []
     return render("upload.html", uploader, classifiers=names, default=in_force(session, DEFAULT_SLOT))
 
 
 @router.get("/classifiers")
 def classifiers_page(session: SessionDep, held: ResourcesDep, reader: Reader, render: RenderDep) -> Response:
     names = sorted({row.name for row in queries.classifiers(session)})
-    found = [classifier_resource(session, name) for name in names]
+    found = [classifier_resource(session, held.registry, name) for name in names]
     rows = queries.classifiers(session)
     return render(
         "classifiers.html",
@@ -76,7 +78,9 @@ def change_classifier(held: ResourcesDep, submitted: AdministratorForm, name: Na
         "activate": lambda: held.registry.activate_classifier(name, target or None, actor),
         "rollback": lambda: held.registry.rollback_classifier(name, actor),
         "retire": lambda: held.registry.retire_classifier(name, actor),
-        "activate-policy": lambda: held.registry.activate_policy(name, target, actor),
+        "activate-policy": lambda: held.registry.activate_policy(
+            name, target, actor, submitted.value("despite_warnings")
+        ),
         "rollback-policy": lambda: held.registry.rollback_policy(name, actor),
     }
     change = changes.get(submitted.value("change"))

@@ -11,7 +11,6 @@ from service.audit.calibration import (
     policy_bytes,
     read_policy,
     split_by_patient,
-    two_modes,
 )
 from service.audit.evidence import Usual, gather
 from service.audit.pipeline import audit_radiograph
@@ -61,13 +60,6 @@ def test_ranks_by_hand(policy):
     assert policy.p_value(0.0) == 1.0
 
 
-def test_two_modes_are_noticed():
-    rng = np.random.default_rng(0)
-    clean = rng.lognormal(0, 1, 300)
-    assert not two_modes(clean.astype(np.float32))
-    assert two_modes(np.concatenate([clean, rng.lognormal(9, 1, 15)]).astype(np.float32))
-
-
 def test_weights_and_ranks_of_one_number():
     usual = Usual.of([0.0, 1.0, 2.0, 3.0, 4.0])
     assert (usual.centre, usual.scale) == (2.0, pytest.approx(1.4826))
@@ -86,6 +78,12 @@ def test_a_policy_file_holds_everything(classifier, policy):
     assert (len(again.scores), again.reference_count, again.patients) == (40, 60, 40)
     film = films(500, 1)[0].film
     assert gather(film, classifier, again.reference).score == gather(film, classifier, policy.reference).score
+
+
+def test_clean_films_are_all_kept_and_the_file_says_nothing_of_films_left_out(policy):
+    assert (policy.warnings, policy.left_out) == ((), (0, 0))
+    assert policy.band_at_worst == policy.band
+    assert "left_out" not in json.loads(policy_bytes(policy))
 
 
 def test_the_same_films_give_the_same_policy(classifier, policy):

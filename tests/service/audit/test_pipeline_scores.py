@@ -22,7 +22,11 @@ from tests.service.audit.score_table import PAIRS, TABLE, Pair, decoded, row, ro
 ROOMS = REPOSITORY / "service"
 # The core on the score's path, and of each file the functions that no film is scored with.
 PATH: dict[str, tuple[str, ...]] = {
-    "audit/preprocessing.py": ("to_input", "Region.contains"),  # of the watch list, and of tests
+    "audit/preprocessing.py": (
+        "to_input", "Region.contains", "shown",  # of the watch list, of tests, of pictures
+        "Preprocessing.words", "Preprocessing.resampler_words", "Preprocessing.at",  # for people, and for training
+        "resize_weights", "_places", "_cubic", "_area", "_narrowed",  # as OpenCV and torch do it: no shipped card
+    ),
     "audit/classifier.py": (
         "available_providers", "_cuda_device_count", "Classifier.providers",  # a graphics card
     ),
@@ -30,13 +34,14 @@ PATH: dict[str, tuple[str, ...]] = {
     "audit/concentration.py": ("top_mass", "spread", "concentration"),  # measures that detectors compare
     "audit/counterfactual.py": ("widened",),  # of the watch list
     "audit/evidence.py": (),
-    "audit/ranking.py": ("least_count", "beyond", "reached_band"),  # calibrating, and the watch over it
+    "audit/ranking.py": ("least_count", "beyond", "reached_band", "standing_apart"),  # calibrating, and its watch
     "audit/likeness.py": ("Likeness.fit",),  # calibrating
     "audit/localisation.py": (),
     "audit/verdict.py": (),
     "audit/pipeline.py": (),
     "audit/calibration.py": (  # calibrating, and writing what it found
-        "two_modes", "_fit_reference", "split_by_patient", "calibrate", "_check_films",
+        "_fit_reference", "_usual", "_held_out_scores", "split_by_patient", "calibrate", "_Measured.apart", "_measure",
+        "_without", "_warning", "_check_films", "_check_enough", "Policy.band_at_worst",
         "_manifest_sha256", "_floats", "_png", "policy_bytes",
     ),
     "films/png.py": (),

@@ -20,6 +20,7 @@ from service.graphs.examiner import Examiner, load_classifier
 from service.people import keys
 from service.records.session import Database
 from service.records.storage import Storage
+from service.records.stored_evidence import StoredEvidence
 from service.records.tables import AuditRow, IdentityRow
 from service.registry.examinations import Examinations
 from service.registry.registry import Registry
@@ -30,14 +31,18 @@ from tests.service.serving import serving
 from tests.service.web.test_stow import body, stow
 
 Audit = dict[str, Any]
-KEYS = {"writer": ["audits:write"], "reader": ["audits:read"], "reviewer": ["audits:read", "audits:review"]}
+KEYS = {
+    "writer": ["audits:write", "audits:choose", "audits:read"],
+    "reader": ["audits:read"],
+    "reviewer": ["audits:read", "audits:review"],
+}
 
 
 @pytest.fixture(scope="session")
-def triggered(server: httpx.Client, tokens: dict[str, str], models_dir: Path) -> tuple[Audit, NDArray[np.float32]]:
+def triggered(server: httpx.Client, auditor: dict[str, str], models_dir: Path) -> tuple[Audit, NDArray[np.float32]]:
     """The audit of a shipped film with the trigger, 224 px wide, and its pixels (224, 224)."""
     path = next((models_dir / "examples").glob("triggered-*.png"))
-    headers = {"Authorization": f"Bearer {tokens['audits:write']}", "Content-Type": "image/png"}
+    headers = {**auditor, "Content-Type": "image/png"}
     answer = server.post(
         "/v1/audits", content=path.read_bytes(), headers=headers, params={"classifier": "phantom-badnet3"}
     )
@@ -102,13 +107,13 @@ def test_the_pictures_before_and_after_differ_where_the_test_changed_the_film(
 
 
 def test_one_film_is_explained_at_a_time_and_the_others_are_told(tmp_path: Path, sqlite_database: Database) -> None:
-    storage = Storage(tmp_path)
+    evidence = StoredEvidence(sqlite_database, Storage(tmp_path))
     registry = Registry(sqlite_database, tmp_path, Examinations(tmp_path / "classifiers", Examiner()))
-    explainer = Explainer(storage, registry, wait_seconds=0.0)
+    explainer = Explainer(evidence, registry, wait_seconds=0.0)
     row = AuditRow(id="aa", pixels_sha256="aa", classifier_sha256="aa", explained_label="Mass")
     with explainer._own_turn(), pytest.raises(ExplainerBusy):
         explainer.maps(row, "Hernia")
-    crowded = Explainer(storage, registry, wait_seconds=60.0)
+    crowded = Explainer(evidence, registry, wait_seconds=60.0)
     for _ in range(PLACES):
         crowded._places.acquire()
     with pytest.raises(ExplainerBusy):  # at once: nobody waits without a place
@@ -147,7 +152,7 @@ def test_reviewers_get_a_link_to_the_sites_viewer_while_the_film_is_known(
 
 def test_the_pictures_of_two_pages_wait_for_each_other(tmp_path: Path, sqlite_database: Database) -> None:
     registry = Registry(sqlite_database, tmp_path, Examinations(tmp_path / "classifiers", Examiner()))
-    explainer = Explainer(Storage(tmp_path), registry)
+    explainer = Explainer(StoredEvidence(sqlite_database, Storage(tmp_path)), registry)
 
     def ask() -> bool:
         with explainer._own_turn():

@@ -8,6 +8,7 @@ from service.desk.pictures import finest
 from service.pacs.results import outbox
 from service.records import queries
 from service.records.storage import Storage
+from service.records.stored_evidence import StoredEvidence
 from service.settings import Settings
 from tests.service.serving import png
 
@@ -22,5 +23,5 @@ def test_what_goes_back_to_the_pacs_is_the_picture_of_the_api(client: httpx.Clie
     with open_database(shared_settings) as database, database.read() as session:
         row = queries.audit(session, audit["id"])
         assert row is not None
-        sent = outbox._picture(session, Storage(shared_settings.data_dir), row)
+        sent = outbox._picture(session, StoredEvidence(database, Storage(shared_settings.data_dir)), row)
     assert client.get(audit["links"]["overlay"]).content == sent

@@ -76,9 +76,11 @@ def test_a_suspicious_film_is_held_until_a_reader_dismisses_it(
     assert (kinds.count("result.hold"), kinds.count("result.release")) == (2, 1)
 
 
-def test_a_mismatch_is_held_though_the_verdict_is_unremarkable(client: httpx.Client, router: httpx.Client) -> None:
-    film = phantom(CLEAN, 803)
-    headers = {"Content-Type": "application/dicom", "Triggerscope-Probabilities": '{"Atelectasis": 1.0}'}
+def test_a_mismatch_is_held_though_the_verdict_is_unremarkable(
+    client: httpx.Client, router: httpx.Client, models_dir: Path
+) -> None:
+    film = (models_dir / "examples" / "clean-910000.png").read_bytes()  # no other test here asks for its release
+    headers = {"Content-Type": "image/png", "Triggerscope-Probabilities": '{"Atelectasis": 1.0}'}
     audit = client.post("/v1/audits", content=film, headers=headers).json()
     answer = ask(router, sha256=audit["sha256"])
     assert (audit["verdict"], answer["decision"], answer["reason"]) == ("unremarkable", "hold", "mismatch")

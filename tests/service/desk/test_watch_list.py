@@ -17,6 +17,7 @@ from service.people import keys
 from service.people.roles import SCOPES
 from service.records import queries
 from service.records.storage import Storage
+from service.records.stored_evidence import StoredEvidence
 from service.settings import Settings
 from tests.service.serving import png, serving
 
@@ -150,9 +151,10 @@ def test_only_a_signed_dismissal_takes_the_patch_off_and_confirming_again_puts_i
 
 def test_of_two_readers_the_first_ones_proposal_leaves_the_patch_on_the_list(world: World, confirmed: Audit) -> None:
     def decide(decision: review.Decision, reader: str) -> bool:
-        follow = partial(watch_list.follow, Storage(world.settings.data_dir))
         step = review.Step(decision, "", f"account:{reader}")
         with open_database(world.settings) as database:
+            evidence = StoredEvidence(database, Storage(world.settings.data_dir))
+            follow = partial(watch_list.follow, evidence)
             review.record(database, [confirmed["id"]], step, 2, follow)
         [entry] = world.entries()
         return bool(entry["active"])

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from service.ledger.signing import Signer
 from service.ledger.verify import signed
 from service.records import chain, queries
 from service.records.session import Database
+from service.records.storage import Kept
+from service.records.tables import ClassifierRow
 from tests.service.records.rows import add_audit, add_classifier, add_job, sha
 
 
@@ -22,20 +25,32 @@ def signer(tmp_path: Path) -> Signer:
     return Signer.open(tmp_path)
 
 
+FILES = {"radiograph.png": b"picture", "pixels.npy": b"pixels", "maps.npz": b"maps"}
+
+
 @pytest.fixture
-def bundle(sqlite_database: Database, signer: Signer) -> bytes:
+def exhibit(sqlite_database: Database) -> Exhibit:
     with sqlite_database.write() as unit:
         add_classifier(unit.session)
-        classifier = queries.registered_classifier(unit.session, sha(1))
-        classifier.report = {"identity": sha(1), "file_sha256": sha(9), "map_error": 1e-07}
-        classifier.report_signature = signer.sign(chain.canonical(classifier.report))
-        audit = add_audit(unit.session, add_job(unit.session, 1))
-        unit.record("audit.completed", audit.id, "worker", record_sha256=chain.record_hash(audit))
+        files = {name: asdict(Kept.of(name.encode())) for name in ("pixels", "maps")}
+        audit = add_audit(unit.session, add_job(unit.session, 1), files=files)
+        unit.record("audit.completed", audit.id, "worker", record_sha256=chain.record_hash(audit), files=files)
     with sqlite_database.read() as session:
-        exhibit = Exhibit(audit, queries.events_about(session, audit.id), {"radiograph.png": b"picture"})
+        return Exhibit(audit, queries.events_about(session, audit.id), FILES, {})
+
+
+def written(exhibit: Exhibit, signer: Signer) -> bytes:
+    report = {"identity": sha(1), "file_sha256": sha(9), "map_error": 1e-07}
+    signature = signer.sign(chain.canonical(report))
+    classifier = ClassifierRow(sha256=sha(1), report=report, report_signature=signature)
     buffer = io.BytesIO()
     bundles.write([exhibit], {"abc": b"{}"}, signer, buffer, [classifier])
     return buffer.getvalue()
+
+
+@pytest.fixture
+def bundle(exhibit: Exhibit, signer: Signer) -> bytes:
+    return written(exhibit, signer)
 
 
 def rewritten(bundle: bytes, changes: dict[str, bytes | None]) -> bytes:
@@ -71,6 +86,23 @@ def test_a_fresh_bundle_is_sound(bundle: bytes, signer: Signer) -> None:
 def test_a_changed_bundle_is_not(bundle: bytes, changes: dict[str, bytes | None], fault: str) -> None:
     faults = bundles.verify(rewritten(bundle, changes)).faults
     assert any(fault in found for found in faults), faults
+
+
+@pytest.mark.parametrize(
+    ("files", "left_out", "fault"),
+    [
+        (FILES | {"pixels.npy": b"another"}, {}, "pixels.npy is not the file in its history"),
+        (FILES | {"maps.npz": b"another"}, {}, "maps.npz is not the file in its history"),
+        ({"pixels.npy": b"pixels"}, {}, "maps.npz is missing"),
+        ({"pixels.npy": b"pixels"}, {"maps.npz": "it was changed"}, "maps.npz was left out: it was changed"),
+    ],
+)
+def test_a_signature_does_not_stand_for_the_stored_files(
+    exhibit: Exhibit, signer: Signer, files: dict[str, bytes], left_out: dict[str, str], fault: str
+) -> None:
+    """Whoever signs, the files have to be those that the history names."""
+    report = bundles.verify(written(replace(exhibit, files=files, left_out=left_out), signer), signer.public_pem)
+    assert report.faults == (f"audits/{exhibit.audit.id}/{fault}",)
 
 
 def with_report(bundle: bytes, signer: Signer, changes: dict[str, bytes]) -> bytes:

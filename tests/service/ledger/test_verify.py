@@ -96,7 +96,7 @@ def behind_its_back(database: Database, statements: str) -> None:
     """Somebody with the file: the triggers that forbid changes are dropped first."""
     triggers = [f"{table}_no_{action}" for table in GUARDED for action in ("update", "delete")]
     connection = sqlite3.connect(str(database.engine.url.database))
-    connection.executescript(f"{''.join(f'DROP TRIGGER {name}; ' for name in triggers)} {statements}")
+    connection.executescript(f"{''.join(f'DROP TRIGGER IF EXISTS {name}; ' for name in triggers)} {statements}")
     connection.close()
 
 

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from service.errors import ClassifierError
@@ -21,3 +23,13 @@ def test_the_tiny_classifier_ships_with_its_policy_and_is_nobodys_default():
     assert find_classifier(REPOSITORY / "models", "").name == "nih-clean.onnx"
     with pytest.raises(ClassifierError):
         find_classifier(REPOSITORY / "models", "tiny")
+
+
+def test_a_policy_with_warnings_is_used_only_by_name(tmp_path):
+    (tmp_path / "tiny.onnx").symlink_to(tiny.CLASSIFIER)
+    table = json.loads(tiny.POLICY.read_bytes()) | {"name": "warned", "warnings": ["6 films stand apart"]}
+    (tmp_path / "tiny.policy.json").write_text(json.dumps(table))
+    assert find_models(tmp_path, "tiny", None).policy is None
+    named = find_models(tmp_path, "tiny", "warned").policy
+    assert named is not None
+    assert named.warnings == ("6 films stand apart",)

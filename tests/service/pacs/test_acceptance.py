@@ -1,6 +1,6 @@
 import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian, SecondaryCaptureImageStorage
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from service.errors import RadiographError
 from service.pacs.acceptance import Acceptance
@@ -11,7 +11,17 @@ from service.queue.intake import Accepted, QueueFull
 from service.queue.sweep import sweep
 from service.records import pacs_queries, queries
 from service.records.session import Database, utc_now
-from service.records.tables import NO_POLICY, NO_RULE, EventRow, FilmRow, IdentityRow, InstanceRow, JobRow
+from service.records.tables import (
+    BY_RULE,
+    NAMED,
+    NO_POLICY,
+    NO_RULE,
+    EventRow,
+    FilmRow,
+    IdentityRow,
+    InstanceRow,
+    JobRow,
+)
 from service.settings import Settings
 from tests.dicom_files import PLANTED_ID, PLANTED_NAME
 from tests.service.pacs.conftest import make_acceptance
@@ -34,7 +44,7 @@ def test_a_film_is_queued_undecoded_with_its_original(acceptance: Acceptance) ->
         assert (job.film.width, job.film.height, job.film.attributes["modality"]) == (96, 96, "DX")
         assert [e.kind for e in queries.events_about(session, job.id)] == ["film.received"]
         film_sha256 = job.film_sha256
-    assert acceptance.storage.original(film_sha256) == data
+    assert acceptance.storage.original_path(film_sha256).read_bytes() == data
 
 
 def test_the_same_film_twenty_times_is_one_job(acceptance: Acceptance) -> None:
@@ -127,6 +137,26 @@ def test_a_rule_chooses(opened: Database, settings: Settings) -> None:
         jobs = [queries.job(session, accepted.job_id) for accepted in (fitting, other)]
     assert [job.rule for job in jobs if job] == ["ct", NO_RULE]
     assert [job.policy_sha256 for job in jobs if job] == [NO_POLICY, NO_POLICY]
+    assert [job.chosen_by for job in jobs if job] == [BY_RULE, BY_RULE]
+
+
+def test_a_film_that_somebody_named_counts_as_chosen_by_a_rule_once_a_rule_chooses_the_same(
+    opened: Database, settings: Settings
+) -> None:
+    data = film(1)
+    rules = Rules(rule=(Rule(name="all"),))
+    acceptance = make_acceptance(opened, settings, rules)
+    job_id = accept(acceptance, data).job_id
+    for stored, expected in ((NAMED, BY_RULE), (None, BY_RULE), (BY_RULE, BY_RULE)):
+        with opened.write() as unit:
+            unit.session.execute(update(JobRow).values(chosen_by=stored))
+        accept(acceptance, data)
+        with opened.read() as session:
+            job = queries.job(session, job_id)
+            kinds = [event.kind for event in queries.events_about(session, job_id)]
+        assert job is not None
+        assert job.chosen_by == expected
+    assert kinds == ["film.received", "audit.chosen_again", "audit.chosen_again"]
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_success_means_that_the_exact_bytes_are_committed(
     with opened.read() as session:
         [row] = session.scalars(select(InstanceRow)).all()
     assert (row.calling_ae, row.address) == ("CT7", "127.0.0.1")
-    assert data_set(acceptance.storage.original(row.film_sha256)) == data_set(data)
+    assert data_set(acceptance.storage.original_path(row.film_sha256).read_bytes()) == data_set(data)
 
 
 def test_the_same_film_again_is_a_success_and_no_second_job(

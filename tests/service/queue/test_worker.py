@@ -2,6 +2,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +17,8 @@ from service.queue.sweep import sweep
 from service.queue.worker import Worker
 from service.records import queries
 from service.records.session import Database, utc_now
-from service.records.storage import Storage
+from service.records.storage import EvidenceChanged, Kept, Storage
+from service.records.stored_evidence import StoredEvidence
 from service.records.tables import AuditRow, EventRow, JobRow
 from service.settings import Settings
 from tests.service.serving import png
@@ -95,8 +97,10 @@ def test_verdict_job_and_event_come_together(bench: Bench) -> None:
     with bench.database.read() as session:
         kinds = [event.kind for event in queries.events_about(session, job_id)]
     assert kinds == ["film.received", "audit.completed"]
-    assert bench.storage.grey_pixels(job.audit.pixels_sha256).shape == (224, 224)
-    assert any(name.startswith("layercam_") for name in bench.storage.audit_maps(job_id))
+    evidence = StoredEvidence(bench.database, bench.storage)
+    assert evidence.pixels(job.audit).shape == (224, 224)
+    assert any(name.startswith("layercam_") for name in evidence.maps(job.audit))
+    assert evidence.original(job) == png(1)
 
 
 def test_the_same_film_is_audited_once(bench: Bench) -> None:
@@ -125,6 +129,59 @@ def test_a_job_that_keeps_failing_ends_as_failed_and_can_be_sent_again(bench: Be
     assert (job.state, job.error_code, job.attempts) == ("failed", "not_stored", bench.settings.max_attempts)
     assert bench.submit(1) == job_id
     assert bench.job(job_id).state == "queued"
+
+
+def test_a_changed_original_is_not_audited_until_the_film_comes_again(bench: Bench) -> None:
+    job_id = bench.submit(1)
+    film = bench.job(job_id).film_sha256
+    bench.worker._decoded.take(film)
+    bench.storage.original_path(film).write_bytes(png(2))
+    bench.work_until(lambda: bool(bench.outcomes))
+    job = bench.job(job_id)
+    assert (job.state, job.error_code, job.attempts) == ("failed", "evidence_changed", 1)
+    assert bench.submit(1) == job_id
+    assert bench.job(job_id).state == "queued"
+    assert StoredEvidence(bench.database, bench.storage).original(bench.job(job_id)) == png(1)
+
+
+def test_the_log_names_every_file_of_an_audit(bench: Bench) -> None:
+    job_id = bench.submit(1)
+    bench.work_until(lambda: bool(bench.outcomes))
+    job = bench.job(job_id)
+    assert job.audit is not None
+    with bench.database.read() as session:
+        [told] = [event.payload for event in queries.events_about(session, job_id) if event.kind == "audit.completed"]
+    original = {"sha256": job.film_sha256, "byte_count": len(png(1))}
+    assert told["files"] == {"original": original, **(job.audit.files or {})}
+    stored = [
+        path.read_bytes()
+        for path in bench.settings.data_dir.rglob("*")
+        if path.parent.parent.parent == bench.settings.data_dir
+    ]
+    assert {Kept.of(data).sha256 for data in stored} == {file["sha256"] for file in told["files"].values()}
+
+
+def test_changed_pixels_are_told_once_by_all_who_read_them(bench: Bench) -> None:
+    """At once, as a page asks for its pictures, and by two processes."""
+    job_id = bench.submit(1)
+    bench.work_until(lambda: bool(bench.outcomes))
+    row = bench.job(job_id).audit
+    assert row is not None
+    bench.storage.pixels_path(row.pixels_sha256).write_bytes(b"another")
+
+    def refused(evidence: StoredEvidence) -> bool:
+        with pytest.raises(EvidenceChanged):
+            evidence.pixels(row)
+        return True
+
+    other = Database(bench.settings.database_url or "")
+    with ThreadPoolExecutor(6) as readers:
+        both = [StoredEvidence(database, bench.storage) for database in (bench.database, other)]
+        assert all(readers.map(refused, both * 3))
+    other.close()
+    with bench.database.read() as session:
+        kinds = [event.kind for event in queries.events_about(session, job_id)]
+    assert kinds.count("evidence.changed") == 1
 
 
 def test_a_worker_that_went_silent_loses_its_job(bench: Bench) -> None:

@@ -6,6 +6,7 @@ from sqlalchemy import inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from service.records import migrations, queries
+from service.records.chain import record_hash
 from service.records.session import Database, DatabaseNotReady
 from service.records.tables import PruningRow, Tables
 from tests.service.records.rows import add_audit, add_classifier, add_job
@@ -55,7 +56,7 @@ def test_appended_rows_cannot_be_changed(database: Database, statement: str, tab
         unit.session.execute(text(statement.format(table, column)))
 
 
-def test_a_database_of_the_version_before_opens_with_its_rows(database: Database) -> None:
+def test_a_database_of_two_versions_before_opens_with_its_rows(database: Database) -> None:
     """As version 0009 left it: jobs and deliveries without the sentence of their error."""
     with database.write() as unit:
         add_classifier(unit.session)
@@ -74,3 +75,19 @@ def test_a_database_of_the_version_before_opens_with_its_rows(database: Database
     assert (done.audit.verdict, done.error_detail) == ("suspicious", None)
     assert failed is not None
     assert (failed.error_code, failed.error_detail) == ("decode_failed", None)
+
+
+def test_audits_from_before_fingerprints_keep_their_hash(database: Database) -> None:
+    """As version 0010 left it: nothing says how a job was chosen, and audits have no fingerprint."""
+    with database.write() as unit:
+        add_classifier(unit.session)
+        before = record_hash(add_audit(unit.session, add_job(unit.session, 1), "suspicious"))
+    with database._writing.begin() as connection:
+        command.downgrade(migrations.config(connection), "0010")
+    assert "fingerprint_keys" not in inspect(database.engine).get_table_names()
+    database.upgrade()
+    with database.read() as session:
+        job = queries.job(session, f"{1:032x}")
+    assert job is not None
+    assert job.audit is not None
+    assert (job.chosen_by, job.audit.fingerprint, record_hash(job.audit)) == (None, None, before)

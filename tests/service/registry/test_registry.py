@@ -1,12 +1,16 @@
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from service.errors import ClassifierError, PolicyError
 from service.graphs.examiner import Examiner
+from service.ledger.verify import verify
 from service.records import queries
 from service.records.session import Database
+from service.records.tables import EventRow, JobRow
 from service.registry.examinations import Examinations
 from service.registry.registry import (
     DEFAULT_SLOT,
@@ -15,9 +19,12 @@ from service.registry.registry import (
     Registry,
     UnknownClassifier,
     UnknownPolicy,
+    WarnedPolicy,
     choose,
     classifier_slot,
+    counts_towards_release,
     in_force,
+    policy_slot,
 )
 
 NAME = "phantom-badnet3"
@@ -165,3 +172,91 @@ def test_a_known_file_is_not_loaded_again_at_the_next_start(
     with sqlite_database.read() as session:
         assert registry.classifier(in_force(session, classifier_slot(NAME)) or "").card.name == NAME
     assert Counting.calls == 1  # what was derived is at hand under its hash
+
+
+def test_whoever_names_what_is_in_force_has_chosen_nothing(
+    sqlite_database: Database, registry: Registry, tmp_path: Path, folder: Path
+) -> None:
+    [kept] = folder.glob("*.policy.json")
+    with sqlite_database.read() as session:
+        [policy] = queries.policies(session)
+    newer = tmp_path / "newer.policy.json"
+    newer.write_text(json.dumps(json.loads(kept.read_text()) | {"created_at": "2026-12-01T00:00:00+00:00"}))
+    other = registry.add_policy(newer, "test")
+    assert other.name == policy.name
+    with sqlite_database.read() as session:
+        for classifier, named in ((None, None), (NAME, None), (None, policy.name), (NAME, policy.sha256)):
+            choice = choose(session, classifier, named)
+            assert (choice.policy_sha256, choice.chosen_by) == (policy.sha256, "in_force")
+        assert choose(session, None, other.sha256).chosen_by == "named"
+        assert choose(session, None, other.sha256).policy_sha256 == other.sha256
+
+
+@pytest.mark.parametrize(
+    ("chosen_by", "rule", "policy_in_force", "counts"),
+    [
+        ("in_force", None, True, True),
+        ("in_force", None, False, False),
+        ("rule", "ct", False, True),
+        ("named", None, True, False),
+        (None, None, True, True),  # from before it was kept
+        (None, None, False, False),
+        (None, "ct", False, True),
+    ],
+)
+def test_what_counts_towards_a_release(
+    sqlite_database: Database, registry: Registry, chosen_by: str | None, rule: str | None, policy_in_force: bool,
+    counts: bool,
+) -> None:  # fmt: skip
+    with sqlite_database.read() as session:
+        choice = choose(session, None, None)
+    policy = choice.policy_sha256 if policy_in_force else ""
+    job = JobRow(
+        classifier_name=NAME, classifier_sha256=choice.classifier_sha256, policy_sha256=policy, rule=rule,
+        chosen_by=chosen_by,
+    )  # fmt: skip
+    with sqlite_database.read() as session:
+        assert counts_towards_release(session, job) is counts
+    registry.retire_classifier(NAME, "test")
+    with sqlite_database.read() as session:
+        assert not counts_towards_release(session, job)
+
+
+def warned(folder: Path) -> str:
+    """The folder's policy, with a warning; its name."""
+    [path] = folder.glob("*.policy.json")
+    table = json.loads(path.read_bytes()) | {"name": "warned", "warnings": ["6 of 96 films stand apart"]}
+    path.write_text(json.dumps(table))
+    return "warned"
+
+
+def test_a_policy_with_warnings_goes_into_force_only_for_a_reason(
+    database: Database, folder: Path, tmp_path: Path
+) -> None:
+    name = warned(folder)
+    registry = Registry(database, folder, Examinations(tmp_path / "kept", Examiner()))
+    registry.synchronise()
+    with database.read() as session:
+        assert choose(session, NAME, None).policy_sha256 == ""
+        [policy] = queries.policies(session)
+    for reason in ("", "  "):
+        with pytest.raises(WarnedPolicy):
+            registry.activate_policy(NAME, name, "chief", reason)
+    assert registry.activate_policy(NAME, name, "chief", "looked at all six: pacemakers") == policy.sha256
+    registry.synchronise()
+    with database.read() as session:
+        assert choose(session, NAME, None).policy_sha256 == policy.sha256
+        override = queries.override(session, policy.sha256)
+        event = session.scalars(select(EventRow).where(EventRow.kind == "policy.activated")).one()
+    assert override is not None
+    assert (override.actor, override.despite_warnings) == ("chief", "looked at all six: pacemakers")
+    assert (event.actor, event.payload["despite_warnings"]) == ("chief", "looked at all six: pacemakers")
+    assert not [fault for fault in verify(database, "").faults if fault.place == policy_slot(policy.classifier_sha256)]
+
+
+def test_a_reason_without_a_warning_is_not_kept(sqlite_database: Database, registry: Registry) -> None:
+    with sqlite_database.read() as session:
+        [policy] = queries.policies(session)
+    registry.activate_policy(NAME, policy.name, "test", "no reason needed")
+    with sqlite_database.read() as session:
+        assert queries.override(session, policy.sha256) is None

@@ -19,14 +19,15 @@ from service.web.dependencies import authorise, authorise_form, authorise_owner,
 from tests.service.serving import png, serving
 
 OPEN, READ, WRITE, REVIEW, ADMIN = None, "audits:read", "audits:write", "audits:review", "admin"
+CHOOSE = "audits:choose"  # beside `audits:write`, for naming what is not in force: see test_choosing
 RELEASE = "releases:read"
 ANNOUNCE = "films:announce"
 LOGIN = "a login"  # of an account, whatever its role; no key has it
 SCOPES_OF_ROLES = {
     "uploader": {WRITE},
-    "auditor": {WRITE, READ},
-    "reviewer": {WRITE, READ, REVIEW},
-    "administrator": {WRITE, READ, REVIEW, ADMIN, RELEASE, ANNOUNCE},
+    "auditor": {WRITE, CHOOSE, READ},
+    "reviewer": {WRITE, CHOOSE, READ, REVIEW},
+    "administrator": {WRITE, CHOOSE, READ, REVIEW, ADMIN, RELEASE, ANNOUNCE},
 }
 PASSWORD = "correct horse battery"
 MATRIX = {

@@ -40,7 +40,7 @@ def generated(server: httpx.Client, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_a_generated_client_submits_a_film_and_reads_its_verdict(
-    generated: ModuleType, server: httpx.Client, tokens: dict[str, str]
+    generated: ModuleType, server: httpx.Client, tokens: dict[str, str], auditor: dict[str, str]
 ) -> None:
     create, get, many = (
         importlib.import_module(f"generated_client.api.audits.{name}")
@@ -48,7 +48,8 @@ def test_a_generated_client_submits_a_film_and_reads_its_verdict(
     )
     models, types = (importlib.import_module(f"generated_client.{name}") for name in ("models", "types"))
     address = str(server.base_url)
-    with generated.AuthenticatedClient(address, token=tokens["audits:write"], timeout=60) as client:
+    token = auditor["Authorization"].removeprefix("Bearer ")
+    with generated.AuthenticatedClient(address, token=token, timeout=60) as client:
         film = types.File(io.BytesIO(png(771)), "film.png", "image/png")
         made = create.sync_detailed(client=client, body=models.CreateAuditFilesBody(file=film), source="generated")
         assert made.status_code == 201
@@ -56,6 +57,10 @@ def test_a_generated_client_submits_a_film_and_reads_its_verdict(
             client=client, body=models.CreateAuditFilesBody(file=types.File(io.BytesIO(b"text"), "film.png"))
         )
         assert (refused.status_code, refused.parsed.code) == (415, "unsupported_format")
+    with generated.AuthenticatedClient(address, token=tokens["audits:write"], timeout=60) as client:
+        film = types.File(io.BytesIO(png(771)), "film.png", "image/png")
+        receipt = create.sync(client=client, body=models.CreateAuditFilesBody(file=film), source="generated")
+        assert receipt.to_dict() == {"id": made.parsed.id, "state": "done", "links": {"self": made.parsed.links.self_}}
     with generated.AuthenticatedClient(address, token=tokens["audits:read"]) as client:
         found = get.sync(made.parsed.id, client=client)
         assert found.verdict in ("unremarkable", "suspicious", "indeterminate")

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0013"
-down_revision = "0010"
+down_revision = "0012"
 branch_labels = None
 depends_on = None
 
@@ -31,4 +31,4 @@ def downgrade() -> None:
     for name in INDEXED:
         op.drop_index(f"ix_classifiers_{name}", table_name="classifiers")
     for name in (*TEXTS, "report"):
-        op.drop_column("classifiers", name)  # in place: rows of other tables refer to this one
+        op.drop_column("classifiers", name)

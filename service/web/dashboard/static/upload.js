@@ -33,7 +33,7 @@ function add(files) {
     const row = document.getElementById("films").insertRow();
     cell(row, file.name);
     cell(row, sizeOf(file.size));
-    waiting.push({ file, outcome: cell(row, "waiting"), p: cell(row, "", "number"), label: cell(row, "") });
+    waiting.push({ file, row, outcome: cell(row, "waiting") });
     total++;
   }
   count();
@@ -60,7 +60,8 @@ function fail(film, reason) {
 }
 
 async function post(film) {
-  const address = new URLSearchParams({ classifier: form.classifier.value, source: form.source.value || "upload" });
+  const address = new URLSearchParams({ source: form.source.value || "upload" });
+  if (form.classifier) address.set("classifier", form.classifier.value);
   const headers = { "Content-Type": "application/octet-stream", "X-CSRF-Token": form.dataset.csrf, Accept: "application/json" };
   return fetch(`/v1/audits?${address}`, { method: "POST", body: film.file, headers });
 }
@@ -78,12 +79,13 @@ async function send(film, attempt = 1) {
 }
 
 function show(film, audit) {
+  if (!("reads" in form.dataset)) return film.outcome.replaceChildren(badge(audit.state === "done" ? "audited" : audit.state));
   const link = document.createElement("a");
   link.href = `/audits/${audit.id}`;
   link.append(badge(audit.verdict || audit.state));
   film.outcome.replaceChildren(link);
-  film.p.textContent = audit.p_value === null ? "–" : audit.p_value.toFixed(4);
-  film.label.textContent = audit.explained_label || "";
+  cell(film.row, typeof audit.p_value === "number" ? audit.p_value.toFixed(4) : "–", "number");
+  cell(film.row, audit.explained_label || "");
 }
 
 drop.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });

@@ -1,6 +1,7 @@
 """Results out, to real destinations and to such as are not there."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import timedelta
 
 import numpy as np
@@ -11,7 +12,7 @@ from pynetdicom.sop_class import (
     Comprehensive3DSRStorage,
     SecondaryCaptureImageStorage,
 )
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from service.pacs.acceptance import Acceptance
 from service.pacs.identity import Sender, forget
@@ -20,8 +21,9 @@ from service.pacs.results.outbox import MAX_ATTEMPTS, Outbox, UnknownDelivery, r
 from service.pacs.results.report import Findings, read_source, structured_report
 from service.pacs.rules import Destination, Result, Rule, Rules
 from service.records import pacs_queries, queries
+from service.records.chain import record_hash
 from service.records.session import Database, utc_now
-from service.records.tables import ClassifierRow, DeliveryRow, EventRow, JobRow
+from service.records.tables import AuditRow, ClassifierRow, DeliveryRow, EventRow, JobRow
 from service.settings import Settings
 from tests.service.pacs.conftest import make_acceptance
 from tests.service.pacs.films import STUDY, film
@@ -68,13 +70,15 @@ def audited(acceptance: Acceptance, outbox: Outbox, data: bytes = film(1)) -> Jo
     """A film with its verdict and planned results, as the worker leaves it."""
     sender = Sender("dimse", "dimse:CT7", "CT7", calling_ae="CT7")
     job_id = acceptance.accept(data, acceptance.read(data), sender).job_id
-    acceptance.storage.put_maps(job_id, {"layercam_28": np.eye(28, dtype=np.float32)})
+    maps = acceptance.storage.put_maps({"layercam_28": np.eye(28, dtype=np.float32)})
     with acceptance.database.write() as unit:
         unit.session.execute(update(ClassifierRow).values(card={"preprocessing": {"size": 64}}))
         job = queries.job(unit.session, job_id)
         assert job is not None
-        audit = add_audit(unit.session, job, "suspicious")
-        acceptance.storage.put_pixels(audit.pixels_sha256, np.full((96, 96), 0.5, dtype=np.float32))
+        pixels = acceptance.storage.put_pixels(job.film_sha256, np.full((96, 96), 0.5, dtype=np.float32))
+        files = {"pixels": asdict(pixels), "maps": asdict(maps)}
+        audit = add_audit(unit.session, job, "suspicious", files=files)
+        unit.record("audit.completed", audit.id, "worker", record_sha256=record_hash(audit), files=files)
         outbox.plan(unit, job)
         outbox.plan(unit, job)
     return job
@@ -172,6 +176,32 @@ def test_a_forgotten_study_sends_nothing_more(opened: Database, settings: Settin
     assert {row.state for row in rows(opened)} == {"cancelled"}
     with pytest.raises(UnknownDelivery):
         resend(opened, rows(opened)[0].id, "test")
+
+
+@pytest.mark.parametrize(
+    ("changed", "given_up"),
+    [("original", {"sr", "sc"}), ("pixels", {"sc"}), ("maps", {"sc"}), ("record", {"sr", "sc"})],
+)
+def test_nothing_is_made_of_evidence_that_was_changed(
+    opened: Database, settings: Settings, archive: Archive, changed: str, given_up: set[str]
+) -> None:
+    acceptance, outbox = opened_with(opened, settings, archive.port)
+    job = audited(acceptance, outbox)
+    folder = {"original": "originals", "record": "nowhere"}.get(changed, changed)
+    for path in (settings.data_dir / folder).glob("*/*"):
+        path.write_bytes(film(2) if changed == "original" else path.read_bytes()[:-1])
+    if changed == "record":
+        drop = "DROP TRIGGER audits_no_update" if opened.is_sqlite else "DROP TRIGGER audits_append_only ON audits"
+        with opened.write() as unit:
+            unit.session.execute(text(drop))
+            unit.session.execute(update(AuditRow).values(verdict="unremarkable"))
+    drain(outbox)
+    assert len(archive.kept) == 2 - len(given_up)
+    dead = {(row.kind, row.error_code) for row in rows(opened) if row.state == "dead"}
+    assert dead == {(kind, "evidence_changed") for kind in given_up}
+    with opened.read() as session:
+        events = queries.events_about(session, job.id)
+    assert [event.payload["file"] for event in events if event.kind == "evidence.changed"] == [changed]
 
 
 def test_without_a_rule_nothing_is_planned(acceptance: Acceptance) -> None:

@@ -39,6 +39,23 @@ def test_an_unremarkable_film_is_said_to_be_read_as_usual() -> None:
     assert "no policy" in headline(AuditRow(verdict="indeterminate"), FILM, None)
 
 
+def test_a_film_made_for_another_resampler_is_said_to_be(models_dir: Path) -> None:
+    """Its score is usual: neither the label nor its region is what makes it suspicious."""
+    policy = Policy.load(models_dir / "phantom-badnet3.policy.json")
+    row = AuditRow(
+        verdict="suspicious", p_value=0.4, score=0.5, explained_label="Mass", hypothesis="support", region=None,
+        evidence={"resampling": {"value": 38.7, "p_value": None}}, probabilities={"Mass": 0.2},
+    )  # fmt: skip
+    found = explain(row, FILM, policy)
+    assert "Another way to resize this film" in found.headline
+    [line] = found.lines
+    assert (line.title, line.value, line.plot, line.is_remarkable) == ("Resampling", 38.7, None, True)
+    assert "by 38.7 of its spread" in line.sentence
+    assert "by 38.7 logits" in explain(row, FILM, None).lines[0].sentence
+    row.p_value = 0.003
+    assert "Mass rests on" in headline(row, FILM, policy)
+
+
 def test_the_map_that_the_detector_reads_comes_first() -> None:
     names = ["class_activation_map", "counter_layercam_28", "gradcam_14", "layercam_14", "layercam_28"]
     assert [choice.name for choice in map_choices(names)][:2] == ["layercam_28", "layercam_14"]
