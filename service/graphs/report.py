@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+LONGEST_NAME = 100  # of a tensor, which is a stranger's word
 HEADS = {
     "sigmoid": "sigmoid: each label stands for itself",
     "softmax": "softmax: the labels exclude each other, and the logits that are explained are log-odds",
@@ -57,7 +58,8 @@ def _found(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _explained(layer: Mapping[str, Any]) -> str:
     step, view = layer["step_px"][0], layer["field_of_view_px"][0]
-    return f"{layer['operator']} {layer['tensor']}, a cell every {step:g} px, each sees {view:g} px of the input"
+    tensor = "".join(letter for letter in layer["tensor"][:LONGEST_NAME] if letter.isprintable())
+    return f"{layer['operator']} {tensor}, a cell every {step:g} px, each sees {view:g} px of the input"
 
 
 def _slopes(slopes: Mapping[str, Any]) -> str:

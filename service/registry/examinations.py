@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from service.graphs.description import Description, description_of
 from service.graphs.examiner import Derived, Examiner, opened, read_file
 from service.graphs.protocol import EXAMINER_VERSION
 from service.graphs.shipped import shipped
+from service.names import NAME
 from service.records.chain import canonical
 from service.records.session import utc_now
 from service.records.storage import write_durably
@@ -72,6 +74,8 @@ class Examinations:
         Raises ClassifierError with what cannot be audited.
         """
         derived = self._examined(data, description)
+        if not re.fullmatch(NAME, derived.description.name):
+            raise ClassifierError("name: letters, digits, dots, dashes and underscores, at most 64, are needed.")
         card = opened(derived).card
         report = self._report(derived, card, beside.get(card.name))
         self._keep(derived, data, description)

@@ -81,6 +81,7 @@ def test_a_plain_file_with_its_description_is_examined_and_audits(administrator:
         (plain, None, "hand in a description"),
         (plain, {**DESCRIPTION, "labels": ["One"]}, "5 outputs, and 1 labels"),
         (plain, {**DESCRIPTION, "preprocessing": {"size": SIZE, "resampler": "magic"}}, "resampler"),
+        (plain, {**DESCRIPTION, "name": "../theirs"}, "name: letters"),
         (plain, ["no object"], "no JSON object"),
         (lambda: b"not an ONNX file", None, "no ONNX model"),
     ],
