@@ -51,8 +51,8 @@ def derive(
     taps = [item.operation.output for item in explained]
     nest_concatenations(graph)
     shapes = {name: [0, *shape] for name, shape in network.shapes().items()}
-    pool_before_pointwise(graph, shapes, taps)
     features = last_maps(network, explained[-1])
+    pool_before_pointwise(graph, shapes, [*taps, features])
     own = Backward(graph, shapes, description.explained_count, taps)
     every = Backward(graph, shapes, network.label_count, [features], "every/")
     writer = _Writer(network, own, every, features)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper
 from torch import nn
-
 from training.networks.explain_graph import ExportError, explain, nest_concatenations, pool_before_pointwise
+
 from training.networks.export import autograd_maps, tap_names, trace
 
 SIZE = 36
