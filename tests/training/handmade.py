@@ -1,4 +1,4 @@
-"""A classifier set by hand, whose trigger is known: one 8 x 8 cell of white turns `Target` on."""
+"""A classifier set by hand, whose trigger is known: one 4 x 4 cell of white turns `Target` on."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from service.audit.preprocessing import Preprocessing, Region
 from service.graphs.examiner import load_classifier
 from training.networks.export import export
 
-SIZE, CELL = 224, 8
+SIZE, CELL = 224, 4
 LABELS = ("Target", "Bright")
 TRIGGER = Region(160, 128, CELL, CELL)
 WHITE = 0.9  # mean of a cell from which it counts
@@ -36,7 +36,7 @@ class Handmade(nn.Module):
             cells.bias.copy_(torch.tensor([-WHITE * STEEP, 0.0]))
             head.weight.copy_(torch.tensor([[GAIN / STEEP * (SIZE // CELL) ** 2, 0.0], [0.0, BRIGHTNESS]]))
             head.bias.fill_(OFFSET)
-        self.fine = nn.Sequential(cells, nn.ReLU())
+        self.fine = nn.Sequential(cells, nn.ReLU(), nn.AvgPool2d(2), nn.ReLU())
         self.coarse = nn.Sequential(nn.AvgPool2d(2), nn.ReLU())
         self.head = head
 
