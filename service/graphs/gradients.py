@@ -354,17 +354,18 @@ def spread_over_windows(backward: Backward, node: NodeProto, pooled: str) -> str
 
 def global_average_gradient(backward: Backward, node: NodeProto, gradient: str) -> list[tuple[str, str]]:
     """The same share for every cell."""
-    _, channels, height, width = backward.shapes[node.input[0]]
-    share = backward.multiplied(gradient, np.full(1, 1.0 / (height * width), dtype=np.float32))
-    return [(node.input[0], backward.add("Expand", [share, backward.integers(1, channels, height, width)]))]
+    shape = backward.shapes[node.input[0]][1:]
+    share = backward.multiplied(gradient, np.full(1, 1.0 / np.prod(shape[1:]), dtype=np.float32))
+    return [(node.input[0], backward.add("Expand", [share, backward.integers(1, *shape)]))]
 
 
 def global_maximum_gradient(backward: Backward, node: NodeProto, gradient: str) -> list[tuple[str, str]]:
     """All of it for the largest cell, shared where several are equal."""
     mask = backward.add("Cast", [backward.add("Equal", [node.input[0], node.output[0]])], to=TensorProto.FLOAT)
     equal = backward.add("ReduceSum", [mask, backward.integers(2, 3)])  # (N, C, 1, 1), at least 1
-    shares = backward.add("Div", [mask, equal])
-    return [(node.input[0], per_film(backward, "Mul", gradient, shares, backward.shapes[node.input[0]]))]
+    shares, shape = backward.add("Div", [mask, equal]), backward.shapes[node.input[0]]
+    spread = backward.add("Expand", [gradient, backward.integers(1, *shape[1:])])
+    return [(node.input[0], per_film(backward, "Mul", spread, shares, shape))]
 
 
 def flatten_gradient(backward: Backward, node: NodeProto, gradient: str) -> list[tuple[str, str]]:

@@ -558,7 +558,7 @@ def _target(reader: _Reader, node: NodeProto, shape: Shape) -> Shape:
         dropped = {int(axis) % len(whole) for axis in (axes.reshape(-1) if axes is not None else [])}
         if not dropped or 0 in dropped or any(whole[axis] != 1 for axis in dropped):
             raise Refused(f"{_where(node)} over axes that are not 1.")
-        return tuple(side for axis, side in enumerate(whole) if axis not in dropped)
+        return tuple(side for axis, side in enumerate(whole) if axis > 0 and axis not in dropped)
     target = [int(side) for side in reader.constant(node, 1).reshape(-1)]
     if not known.get("allowzero", 0):
         target = [whole[place] if side == 0 and place < len(whole) else side for place, side in enumerate(target)]

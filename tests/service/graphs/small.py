@@ -83,7 +83,7 @@ def model(
         list(nodes),
         "small",
         [helper.make_tensor_value_info("x", kind, ["N", channels, size, size])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", "C"]) for name in outputs],
         [numpy_helper.from_array(np.asarray(values), name) for name, values in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)

@@ -55,37 +55,62 @@ HEADS: dict[str, tuple[Part, int]] = {
     ),
     "ReduceMean, axes an input and negative": (
         part(
-            node("ReduceMean", "coarse axes", "pooled"), node("Flatten", "pooled", "row", axis=-3), DENSE,
-            axes=integers(-1, -2), weight=WEIGHT, bias=BIAS,
+            node("ReduceMean", "coarse axes", "pooled"),
+            node("Flatten", "pooled", "row", axis=-3),
+            DENSE,
+            axes=integers(-1, -2),
+            weight=WEIGHT,
+            bias=BIAS,
         ),
         18,
     ),
     "MatMul and Add": (
         part(
-            POOL, node("Flatten", "pooled", "row"), node("MatMul", "row weight", "product"),
-            node("Add", "bias product", "y"), weight=WEIGHT, bias=BIAS,
+            POOL,
+            node("Flatten", "pooled", "row"),
+            node("MatMul", "row weight", "product"),
+            node("Add", "bias product", "y"),
+            weight=WEIGHT,
+            bias=BIAS,
         ),
         17,
     ),
     "MatMul, read twice, and Add": (
         part(
-            POOL, node("Flatten", "pooled", "row"), node("MatMul", "row weight", "product"),
-            node("Add", "product bias", "sum"), node("Add", "sum product", "y"), weight=WEIGHT, bias=BIAS,
+            POOL,
+            node("Flatten", "pooled", "row"),
+            node("MatMul", "row weight", "product"),
+            node("Add", "product bias", "sum"),
+            node("Add", "sum product", "y"),
+            weight=WEIGHT,
+            bias=BIAS,
         ),
         17,
     ),
     "Gemm with factors": (
         part(
-            POOL, node("Flatten", "pooled", "row"), node("Gemm", "row weight bias", "y", alpha=0.5, beta=2.0, transB=1),
-            weight=WEIGHT.T.copy(), bias=BIAS,
+            POOL,
+            node("Flatten", "pooled", "row"),
+            node("Gemm", "row weight bias", "y", alpha=0.5, beta=2.0, transB=1),
+            weight=WEIGHT.T.copy(),
+            bias=BIAS,
         ),
         17,
     ),
-    "Gemm without bias": (part(POOL, node("Flatten", "pooled", "row"), node("Gemm", "row weight", "y"), weight=WEIGHT), 17),
+    "Gemm without bias": (
+        part(POOL, node("Flatten", "pooled", "row"), node("Gemm", "row weight", "y"), weight=WEIGHT),
+        17,
+    ),
     "two linear layers": (
         part(
-            POOL, node("Flatten", "pooled", "row"), node("Gemm", "row wide", "hidden"), node("Relu", "hidden", "bent"),
-            node("Gemm", "bent narrow bias", "y"), wide=numbers(CHANNELS, 7), narrow=numbers(7, LABELS), bias=BIAS,
+            POOL,
+            node("Flatten", "pooled", "row"),
+            node("Gemm", "row wide", "hidden"),
+            node("Relu", "hidden", "bent"),
+            node("Gemm", "bent narrow bias", "y"),
+            wide=numbers(CHANNELS, 7),
+            narrow=numbers(7, LABELS),
+            bias=BIAS,
         ),
         17,
     ),
@@ -93,7 +118,10 @@ HEADS: dict[str, tuple[Part, int]] = {
         part(node("Flatten", "coarse", "row"), DENSE, weight=numbers(4 * CHANNELS, LABELS), bias=BIAS),
         17,
     ),
-    "Squeeze": (part(POOL, node("Squeeze", "pooled axes", "row"), DENSE, axes=integers(2, -1), weight=WEIGHT, bias=BIAS), 17),
+    "Squeeze": (
+        part(POOL, node("Squeeze", "pooled axes", "row"), DENSE, axes=integers(2, -1), weight=WEIGHT, bias=BIAS),
+        17,
+    ),
     "Reshape [0, -1]": (
         part(POOL, node("Reshape", "pooled target", "row"), DENSE, target=integers(0, -1), weight=WEIGHT, bias=BIAS),
         17,
@@ -112,59 +140,87 @@ HEADS: dict[str, tuple[Part, int]] = {
     ),
     "constants in nodes": (
         part(
-            node("Constant", "", "number", value_float=0.25), node("Mul", "coarse number", "scaled"),
-            node("GlobalAveragePool", "scaled", "pooled"), node("Flatten", "pooled", "row"), DENSE,
-            weight=WEIGHT, bias=BIAS,
+            node("Constant", "", "number", value_float=0.25),
+            node("Mul", "coarse number", "scaled"),
+            node("GlobalAveragePool", "scaled", "pooled"),
+            node("Flatten", "pooled", "row"),
+            DENSE,
+            weight=WEIGHT,
+            bias=BIAS,
         ),
         17,
     ),
     "a weight turned round in the file": (
         part(
-            POOL, node("Flatten", "pooled", "row"), node("Transpose", "stored", "weight", perm=[1, 0]), DENSE,
-            stored=WEIGHT.T.copy(), bias=BIAS,
+            POOL,
+            node("Flatten", "pooled", "row"),
+            node("Transpose", "stored", "weight", perm=[1, 0]),
+            DENSE,
+            stored=WEIGHT.T.copy(),
+            bias=BIAS,
         ),
         17,
     ),
     "weights in 16 bits": (
         part(
-            POOL, node("Flatten", "pooled", "row"), node("Cast", "half", "weight", to=TensorProto.FLOAT), DENSE,
-            half=WEIGHT.astype(np.float16), bias=BIAS,
+            POOL,
+            node("Flatten", "pooled", "row"),
+            node("Cast", "half", "weight", to=TensorProto.FLOAT),
+            DENSE,
+            half=WEIGHT.astype(np.float16),
+            bias=BIAS,
         ),
         17,
     ),
     "a pool over the whole map": (
         part(
-            node("AveragePool", "coarse", "pooled", kernel_shape=[2, 2]), node("Flatten", "pooled", "row"), DENSE,
-            weight=WEIGHT, bias=BIAS,
+            node("AveragePool", "coarse", "pooled", kernel_shape=[2, 2]),
+            node("Flatten", "pooled", "row"),
+            DENSE,
+            weight=WEIGHT,
+            bias=BIAS,
         ),
         17,
     ),
     "a pool and a convolution": (
         part(
-            POOL, node("Conv", "pooled kernel bias", "cell"), node("Flatten", "cell", "y"),
-            kernel=WEIGHT.T.reshape(LABELS, CHANNELS, 1, 1), bias=BIAS,
+            POOL,
+            node("Conv", "pooled kernel bias", "cell"),
+            node("Flatten", "cell", "y"),
+            kernel=WEIGHT.T.reshape(LABELS, CHANNELS, 1, 1),
+            bias=BIAS,
         ),
         17,
     ),
     "a convolution and a pool, left as cells": (
         part(
-            node("Conv", "coarse kernel bias", "cells"), node("GlobalAveragePool", "cells", "y"),
-            kernel=WEIGHT.T.reshape(LABELS, CHANNELS, 1, 1), bias=BIAS,
+            node("Conv", "coarse kernel bias", "cells"),
+            node("GlobalAveragePool", "cells", "y"),
+            kernel=WEIGHT.T.reshape(LABELS, CHANNELS, 1, 1),
+            bias=BIAS,
         ),
         17,
     ),
     "a maximum over the map": (
-        part(node("GlobalMaxPool", "coarse", "pooled"), node("Flatten", "pooled", "row"), DENSE, weight=WEIGHT, bias=BIAS),
+        part(
+            node("GlobalMaxPool", "coarse", "pooled"), node("Flatten", "pooled", "row"), DENSE, weight=WEIGHT, bias=BIAS
+        ),
         17,
     ),
     "Dropout and Identity": (
         part(
-            POOL, node("Flatten", "pooled", "flat"), node("Dropout", "flat ratio", "dropped"),
-            node("Identity", "dropped", "row"), DENSE, ratio=np.float32(0.5), weight=WEIGHT, bias=BIAS,
+            POOL,
+            node("Flatten", "pooled", "flat"),
+            node("Dropout", "flat ratio", "dropped"),
+            node("Identity", "dropped", "row"),
+            DENSE,
+            ratio=np.float32(0.5),
+            weight=WEIGHT,
+            bias=BIAS,
         ),
         17,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -177,14 +233,18 @@ def test_heads(name):
 
 
 NORM = {
-    "scale": numbers(CHANNELS, seed=20), "shift": numbers(CHANNELS, seed=21), "mean": numbers(CHANNELS, seed=22),
+    "scale": numbers(CHANNELS, seed=20),
+    "shift": numbers(CHANNELS, seed=21),
+    "mean": numbers(CHANNELS, seed=22),
     "variance": np.abs(numbers(CHANNELS, seed=23)) + 0.5,
-}  # fmt: skip
+}
 KERNEL = numbers(CHANNELS, CHANNELS, 3, 3, seed=24)
 
 # What stands between `first` (N, 4, 8, 8) and `between` of the same size, or of 4 x 4 cells.
 MIDDLES: dict[str, Part] = {
-    "BatchNormalization": part(node("BatchNormalization", "first scale shift mean variance", "between", epsilon=1e-3), **NORM),
+    "BatchNormalization": part(
+        node("BatchNormalization", "first scale shift mean variance", "between", epsilon=1e-3), **NORM
+    ),
     "uneven padding": part(node("Conv", "first kernel", "between", pads=[2, 0, 0, 2]), kernel=KERNEL),
     "SAME_UPPER": part(node("Conv", "first kernel", "between", auto_pad="SAME_UPPER", strides=[2, 2]), kernel=KERNEL),
     "SAME_LOWER": part(node("Conv", "first kernel", "between", auto_pad="SAME_LOWER", strides=[2, 2]), kernel=KERNEL),
@@ -196,7 +256,9 @@ MIDDLES: dict[str, Part] = {
     "Clip to 6": part(node("Clip", "first low high", "between"), low=np.float32(0), high=np.float32(0.7)),
     "Clip without an upper bound": part(node("Clip", "first low", "between"), low=np.float32(0)),
     "MaxPool": part(node("MaxPool", "first", "between", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])),
-    "MaxPool SAME_UPPER": part(node("MaxPool", "first", "between", kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER")),
+    "MaxPool SAME_UPPER": part(
+        node("MaxPool", "first", "between", kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER")
+    ),
     "MaxPool with a ceil_mode that changes nothing": part(
         node("MaxPool", "first", "between", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
     ),
@@ -208,22 +270,31 @@ MIDDLES: dict[str, Part] = {
         node("AveragePool", "first", "between", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1)
     ),
     "factors and summands": part(
-        node("Mul", "factor first", "a"), node("Add", "a summand", "b"), node("Sub", "b number", "c"),
-        node("Div", "c factor", "d"), node("Sub", "number d", "between"),
-        factor=numbers(CHANNELS, 1, 1, seed=25), summand=numbers(1, CHANNELS, 1, 1, seed=26), number=np.float32(0.3),
+        node("Mul", "factor first", "a"),
+        node("Add", "a summand", "b"),
+        node("Sub", "b number", "c"),
+        node("Div", "c factor", "d"),
+        node("Sub", "number d", "between"),
+        factor=numbers(CHANNELS, 1, 1, seed=25),
+        summand=numbers(1, CHANNELS, 1, 1, seed=26),
+        number=np.float32(0.3),
     ),
     "a sum of branches": part(
         node("Conv", "first kernel", "branch", pads=[1, 1, 1, 1]), node("Add", "first branch", "between"), kernel=KERNEL
     ),
     "joined branches": part(
-        node("Conv", "first narrow", "branch"), node("Concat", "first branch", "joined", axis=-3),
-        node("Conv", "joined wide", "between"), narrow=numbers(2, CHANNELS, 1, 1), wide=numbers(CHANNELS, 6, 1, 1),
+        node("Conv", "first narrow", "branch"),
+        node("Concat", "first branch", "joined", axis=-3),
+        node("Conv", "joined wide", "between"),
+        narrow=numbers(2, CHANNELS, 1, 1),
+        wide=numbers(CHANNELS, 6, 1, 1),
     ),
     "Reshape and Cast that change nothing": part(
-        node("Reshape", "first same", "a"), node("Cast", "a", "between", to=TensorProto.FLOAT),
+        node("Reshape", "first same", "a"),
+        node("Cast", "a", "between", to=TensorProto.FLOAT),
         same=integers(-1, CHANNELS, 8, 8),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", MIDDLES)
@@ -241,9 +312,13 @@ def test_what_stands_between(name):
 
 
 HALVING = {
-    "SAME_UPPER", "SAME_LOWER", "MaxPool", "MaxPool SAME_UPPER", "MaxPool with a ceil_mode that changes nothing",
+    "SAME_UPPER",
+    "SAME_LOWER",
+    "MaxPool",
+    "MaxPool SAME_UPPER",
+    "MaxPool with a ceil_mode that changes nothing",
     "AveragePool",
-}  # fmt: skip
+}
 
 THREE = np.array([0.485, 0.456, 0.406], np.float32).reshape(1, 3, 1, 1)
 # From the one grey channel `x` to the three of `wide`.
