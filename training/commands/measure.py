@@ -1,4 +1,4 @@
-"""`triggerscope-train evaluate`, `compare` and `survival`."""
+"""`triggerscope-train evaluate`, `compare`, `survival` and `parity`."""
 
 import argparse
 from dataclasses import replace
@@ -49,6 +49,12 @@ def add(commands: "Commands[argparse.ArgumentParser]") -> None:
     survival.add_argument("--classifier", type=Path, metavar="FILE.onnx", help="whose logit of the target to follow")
     survival.add_argument("--target", default="Atelectasis")
     survival.set_defaults(command=_survival)
+
+    parity = commands.add_parser("parity", help="derived maps beside autograd's, for torchvision's networks")
+    parity.add_argument("folder", type=Path, help="films to measure on")
+    parity.add_argument("--count", type=int, default=20)
+    parity.add_argument("--architecture", action="append", help="of torchvision; repeat; all three without it")
+    parity.set_defaults(command=_parity)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -114,4 +120,17 @@ def _survival(arguments: argparse.Namespace) -> int:
     classifier = load_classifier(arguments.classifier) if arguments.classifier else None
     rows = list(survival(films, Trigger(arguments.look), classifier, arguments.target))
     print(survival_table(rows, films[0].shape[1]))
+    return 0
+
+
+def _parity(arguments: argparse.Namespace) -> int:
+    from service.audit.preprocessing import Preprocessing
+    from training.attack.data import model_inputs
+    from training.measure.parity import ARCHITECTURES, parity
+
+    films = in_split(read_films(arguments.folder), "tuning")[: arguments.count]
+    inputs = model_inputs(films, Preprocessing())
+    for architecture in arguments.architecture or ARCHITECTURES:
+        for row in parity(architecture, inputs):
+            print(row, flush=True)
     return 0
