@@ -6,7 +6,7 @@ need to be believed.
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -51,8 +51,8 @@ def derive(
     taps = [item.operation.output for item in explained]
     nest_concatenations(graph)
     shapes = {name: [0, *shape] for name, shape in network.shapes().items()}
-    pool_before_pointwise(graph, shapes, taps)
     features = last_maps(network, explained[-1])
+    pool_before_pointwise(graph, shapes, [*taps, features])
     own = Backward(graph, shapes, description.explained_count, taps)
     every = Backward(graph, shapes, network.label_count, [features], "every/")
     writer = _Writer(network, own, every, features)
@@ -271,7 +271,7 @@ def _describe(model: ModelProto, network: Network, explained: Sequence[Explained
         "name": description.name,
         "identity": network.identity(description),
         "labels": list(description.labels),
-        "preprocessing": asdict(description.preprocessing),
+        "preprocessing": description.preprocessing.described,
         "head": network.head,
         "explained_count": description.explained_count,
         "grids": [item.side for item in explained],

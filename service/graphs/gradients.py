@@ -16,16 +16,11 @@ from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from service.audit.forward_graph import EXPLANATION_PREFIX
-from service.graphs.network import Refused
+from service.graphs.network import Refused, attributes
 
 # HardSigmoid with this slope is 0 for x <= 0 and 1 for every positive normal float32: a ReLU's derivative in one pass.
 STEP_SLOPE = 2.0**126
 MASKED = ("Relu", "Clip")  # their gradient is passed or not
-
-
-def attributes(node: NodeProto) -> dict[str, Any]:
-    """The attributes of a node by name; strings as bytes."""
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def spatial(node: NodeProto, name: str, default: int) -> list[int]:
@@ -333,11 +328,16 @@ def average_pool_gradient(backward: Backward, node: NodeProto, gradient: str) ->
 
 
 def maximum_pool_gradient(backward: Backward, node: NodeProto, gradient: str) -> list[tuple[str, str]]:
-    """Nearest upsampling, kept where the window's largest value stands (at each of them where several are equal)."""
+    """Nearest upsampling, kept where the window's largest value stands; shared where several are equal, as the zeros
+    behind a ReLU are, so that the gradient's sum is the window's."""
     largest = spread_over_windows(backward, node, node.output[0])
     mask = backward.add("Cast", [backward.add("Equal", [node.input[0], largest])], to=TensorProto.FLOAT)
+    window: dict[str, Any] = {"kernel_shape": kernel_shape(node), "strides": spatial(node, "strides", 1)}
+    equal = backward.add("AveragePool", [mask], **window)  # share of the window that is largest
+    each = backward.add("Reciprocal", [backward.multiplied(equal, np.full(1, np.prod(kernel_shape(node)), np.float32))])
+    shares = backward.add("Mul", [mask, spread_over_windows(backward, node, each)])
     spread = spread_over_windows(backward, node, gradient)
-    return [(node.input[0], per_film(backward, "Mul", spread, mask, backward.shapes[node.input[0]]))]
+    return [(node.input[0], per_film(backward, "Mul", spread, shares, backward.shapes[node.input[0]]))]
 
 
 def spread_over_windows(backward: Backward, node: NodeProto, pooled: str) -> str:
@@ -354,15 +354,18 @@ def spread_over_windows(backward: Backward, node: NodeProto, pooled: str) -> str
 
 def global_average_gradient(backward: Backward, node: NodeProto, gradient: str) -> list[tuple[str, str]]:
     """The same share for every cell."""
-    _, channels, height, width = backward.shapes[node.input[0]]
-    share = backward.multiplied(gradient, np.full(1, 1.0 / (height * width), dtype=np.float32))
-    return [(node.input[0], backward.add("Expand", [share, backward.integers(1, channels, height, width)]))]
+    shape = backward.shapes[node.input[0]][1:]
+    share = backward.multiplied(gradient, np.full(1, 1.0 / np.prod(shape[1:]), dtype=np.float32))
+    return [(node.input[0], backward.add("Expand", [share, backward.integers(1, *shape)]))]
 
 
 def global_maximum_gradient(backward: Backward, node: NodeProto, gradient: str) -> list[tuple[str, str]]:
-    """All of it for the largest cell."""
+    """All of it for the largest cell, shared where several are equal."""
     mask = backward.add("Cast", [backward.add("Equal", [node.input[0], node.output[0]])], to=TensorProto.FLOAT)
-    return [(node.input[0], per_film(backward, "Mul", gradient, mask, backward.shapes[node.input[0]]))]
+    equal = backward.add("ReduceSum", [mask, backward.integers(2, 3)])  # (N, C, 1, 1), at least 1
+    shares, shape = backward.add("Div", [mask, equal]), backward.shapes[node.input[0]]
+    spread = backward.add("Expand", [gradient, backward.integers(1, *shape[1:])])
+    return [(node.input[0], per_film(backward, "Mul", spread, shares, shape))]
 
 
 def flatten_gradient(backward: Backward, node: NodeProto, gradient: str) -> list[tuple[str, str]]:
@@ -384,14 +387,22 @@ def concatenation_gradient(backward: Backward, node: NodeProto, gradient: str) -
     return list(zip(node.input, parts, strict=True))
 
 
-def passed_on(_: Backward, node: NodeProto, gradient: str) -> list[tuple[str, str]]:
+def passed_on(backward: Backward, node: NodeProto, gradient: str) -> list[tuple[str, str]]:
     """A sum hands the gradient to each summand; constants have no use for it."""
-    return [(name, gradient) for name in node.input]
+    return [(name, of_one_channel(backward, node, name, gradient)) for name in node.input if name in backward.shapes]
 
 
 def factor_gradient(backward: Backward, node: NodeProto, gradient: str) -> list[tuple[str, str]]:
     """Of a product with, or a quotient by, one constant a channel."""
-    return [(node.input[0], backward.add(node.op_type, [gradient, node.input[1]]))]
+    scaled = backward.add(node.op_type, [gradient, node.input[1]])
+    return [(node.input[0], of_one_channel(backward, node, node.input[0], scaled))]
+
+
+def of_one_channel(backward: Backward, node: NodeProto, name: str, gradient: str) -> str:
+    """The gradient of an input whose one channel was given to each of several constants' channels: their sum."""
+    if backward.shapes[name][1] == backward.shapes[node.output[0]][1]:
+        return gradient
+    return backward.add("ReduceSum", [gradient, backward.integers(1)])
 
 
 RULES: dict[str, Rule] = {

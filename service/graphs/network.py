@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from service.graphs.description import Description, Head
 
@@ -179,6 +179,11 @@ def as_model(network: Network, start: str = INPUT, also: Sequence[str] = ()) -> 
             known.add(operation.output)
             append_operation(graph, operation)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+
+
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """The attributes of a node by name; strings as bytes."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def _declared(name: str, shape: Shape) -> ValueInfoProto:

@@ -17,7 +17,16 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from onnx.reference import ReferenceEvaluator
 
 from service.graphs.description import Description, Head, Normalisation
-from service.graphs.network import INPUT, Network, Operation, Refused, Setting, Shape, in_canonical_order
+from service.graphs.network import (
+    INPUT,
+    Network,
+    Operation,
+    Refused,
+    Setting,
+    Shape,
+    attributes,
+    in_canonical_order,
+)
 
 OLDEST_OPSET = 13
 MOST_NODES = 20_000
@@ -92,6 +101,20 @@ def read_network(model: ModelProto, description: Description) -> Network:
     return _Reader(model, description).network()
 
 
+def output_of(graph: GraphProto, description: Description) -> str:
+    """The name of the output with the logits. Raises Refused where that has to be said."""
+    names = [str(item.name) for item in graph.output]
+    if description.output:
+        if description.output not in names:
+            raise Refused(f"The file has no output {description.output}; it has {', '.join(names[:10])}.")
+        return description.output
+    if len(names) == 1:
+        return names[0]
+    if PREFERRED_OUTPUT in names:
+        return PREFERRED_OUTPUT
+    raise Refused(f"The file has {len(names)} outputs: name the one with the logits ({', '.join(names[:10])}).")
+
+
 class _Reader:
     """Walks the graph with every shape in hand, folds what depends on constants only, writes canonical operations."""
 
@@ -106,10 +129,11 @@ class _Reader:
         self.operations: dict[str, Operation] = {}
         self.head: Head = description.head
         self.ended_in = ""
+        self.ended_over = 1  # axis
         self.fresh = 0
 
     def network(self) -> Network:
-        output = self._output()
+        output = output_of(self.graph, self.description)
         needed = _cone(self.graph, output)
         channels, size = self._input(needed)
         self._normalise(channels, size, self.description.normalisation)
@@ -123,6 +147,8 @@ class _Reader:
         made = self.names.get(output)
         if made is None:
             raise Refused("The logits do not depend on the film.")
+        if self.ended_over % (1 + len(self.shapes[made])) != 1:
+            raise Refused(f"{self.ended_in} over another axis than the labels'.")
         if len(self.shapes[made]) > 1 and prod(self.shapes[made][1:]) == 1:
             made = self._flattened(made, output)
         shape = self.shapes[made]
@@ -130,6 +156,8 @@ class _Reader:
             raise Refused("The output is no row of logits for each film.")
         if shape[0] != len(self.description.labels):
             raise Refused(f"The network has {shape[0]} outputs, and {len(self.description.labels)} labels were named.")
+        if self.head == "softmax" and shape[0] < 2:
+            raise Refused("A softmax needs at least 2 labels that exclude each other.")
         ordered = in_canonical_order(list(self.operations.values()), made)
         network = Network(channels, size, ordered, self.head, self.ended_in)
         if not any(INPUT in operation.inputs for operation in ordered):
@@ -139,18 +167,6 @@ class _Reader:
         return network
 
     # --- What comes in and what goes out ---
-
-    def _output(self) -> str:
-        names = [item.name for item in self.graph.output]
-        if self.description.output:
-            if self.description.output not in names:
-                raise Refused(f"The file has no output {self.description.output}; it has {', '.join(names[:10])}.")
-            return self.description.output
-        if len(names) == 1:
-            return str(names[0])
-        if PREFERRED_OUTPUT in names:
-            return PREFERRED_OUTPUT
-        raise Refused(f"The file has {len(names)} outputs: name the one with the logits ({', '.join(names[:10])}).")
 
     def _input(self, needed: set[str]) -> tuple[int, int]:
         images = [item for item in self.graph.input if item.name not in self.constants and item.name in needed]
@@ -195,8 +211,8 @@ class _Reader:
             return
         if any(output in node.input for node in nodes):
             return  # it is read again, so that it is not the end
-        if last.op_type != "Sigmoid" and attributes(last).get("axis", -1) not in (1, -1):
-            raise Refused(f"{last.op_type} over another axis than the labels'.")
+        if last.op_type != "Sigmoid":
+            self.ended_over = attributes(last).get("axis", -1)
         nodes.remove(last)
         self.head, self.ended_in = kinds[last.op_type], last.op_type
         alias = NodeProto(op_type="Identity", input=[last.input[0]], output=[output])
@@ -307,11 +323,6 @@ def evaluated(model: ModelProto, node: NodeProto, known: dict[str, Array]) -> di
     return dict(zip(made, map(np.asarray, values), strict=True))
 
 
-def attributes(node: NodeProto) -> dict[str, Any]:
-    """The attributes of a node by name; strings as bytes."""
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-
-
 def _where(node: NodeProto) -> str:
     return f"{node.op_type} {node.output[0]}" if node.output else node.op_type
 
@@ -410,11 +421,13 @@ def _convolution(reader: _Reader, node: NodeProto) -> None:
     if weight.ndim != 4:
         raise Refused(f"{_where(node)} is not a two-dimensional convolution.")
     settings, sides = _windowed(node, shape, [int(side) for side in weight.shape[2:]])
-    if shape[1:] == (1, 1) and weight.shape[2:] == (1, 1) and settings["group"] == 1 and sides == (1, 1):
+    at_a_cell = shape[1:] == sides == (1, 1) and weight.shape[2:] == (1, 1) and not any(settings["pads"])  # type: ignore[arg-type]
+    if at_a_cell and settings["group"] == 1:
         row = reader._flattened(reader.names[node.input[0]], node.output[0])  # noqa: SLF001 - the same module
         _linear(reader, node, row, weight[:, :, 0, 0], bias)
         return
-    if weight.shape[1] * int(str(settings["group"])) != shape[0]:
+    group = int(attributes(node).get("group", 1))
+    if group < 1 or weight.shape[1] * group != shape[0] or weight.shape[0] % group:
         raise Refused(f"{_where(node)} reads another number of channels than there are.")
     reader.write(node, (int(weight.shape[0]), *sides), "Conv", [weight] + ([] if bias is None else [bias]), settings)
 
@@ -444,17 +457,17 @@ def _arithmetic(reader: _Reader, node: NodeProto) -> None:
     shape, kind = reader.shape(variable[0]), node.op_type
     value = np.asarray(next(reader.constants[name] for name in node.input if name in reader.constants), np.float32)
     column = _one_a_channel(node, value, shape)
+    made = (max(shape[0], len(column)), *shape[1:])
     if kind in ("Sub", "Div") and node.input[0] not in reader.names:
         if kind == "Div":
             raise Refused(f"{_where(node)} divides a constant by what the film says.")
-        negative = reader.add("Mul", [reader.names[variable[0]]], shape, [-np.ones_like(column)], origin=node.output[0])
-        reader.names[node.output[0]] = reader.add("Add", [negative], shape, [column], origin=node.output[0])
+        negative = reader.add("Mul", [reader.names[variable[0]]], made, [-np.ones_like(column)], origin=node.output[0])
+        reader.names[node.output[0]] = reader.add("Add", [negative], made, [column], origin=node.output[0])
         return
     if kind == "Div" and not np.all(column):
         raise Refused(f"{_where(node)} divides by 0.")
     if kind == "Add" and _into_bias(reader, node, variable[0], column):
         return
-    made = (max(shape[0], len(column)), *shape[1:]) if column.ndim else shape
     name = reader.add(kind, [reader.names[variable[0]]], made, [column], origin=node.output[0])
     reader.names[node.output[0]] = name
 
@@ -545,7 +558,7 @@ def _target(reader: _Reader, node: NodeProto, shape: Shape) -> Shape:
         dropped = {int(axis) % len(whole) for axis in (axes.reshape(-1) if axes is not None else [])}
         if not dropped or 0 in dropped or any(whole[axis] != 1 for axis in dropped):
             raise Refused(f"{_where(node)} over axes that are not 1.")
-        return tuple(side for axis, side in enumerate(whole) if axis not in dropped)
+        return tuple(side for axis, side in enumerate(whole) if axis > 0 and axis not in dropped)
     target = [int(side) for side in reader.constant(node, 1).reshape(-1)]
     if not known.get("allowzero", 0):
         target = [whole[place] if side == 0 and place < len(whole) else side for place, side in enumerate(target)]

@@ -14,9 +14,9 @@ from service.audit.preprocessing import Preprocessing, Region
 from service.graphs.examiner import load_classifier
 from training.networks.export import export
 
-SIZE, CELL = 112, 4
+SIZE, CELL = 224, 4
 LABELS = ("Target", "Bright")
-TRIGGER = Region(80, 64, CELL, CELL)
+TRIGGER = Region(160, 128, CELL, CELL)
 WHITE = 0.9  # mean of a cell from which it counts
 GAIN, OFFSET = 100.0, -3.0  # Target's logit is -3 + 100 * sum over cells of (mean - 0.9), where positive
 STEEP = 8.0  # share of the gain that the first layer has, so that every weight fits into float16
@@ -24,7 +24,7 @@ BRIGHTNESS = 6.0  # Bright's logit is 6 * mean - 3
 
 
 class Handmade(nn.Module):
-    """(N, 1, 112, 112) in [0, 1] -> logits (N, 2); its blocks have 28 x 28 and 14 x 14 cells."""
+    """(N, 1, 224, 224) in [0, 1] -> logits (N, 2); its blocks have 28 x 28 and 14 x 14 cells."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Handmade(nn.Module):
             cells.bias.copy_(torch.tensor([-WHITE * STEEP, 0.0]))
             head.weight.copy_(torch.tensor([[GAIN / STEEP * (SIZE // CELL) ** 2, 0.0], [0.0, BRIGHTNESS]]))
             head.bias.fill_(OFFSET)
-        self.fine = nn.Sequential(cells, nn.ReLU())
+        self.fine = nn.Sequential(cells, nn.ReLU(), nn.AvgPool2d(2), nn.ReLU())
         self.coarse = nn.Sequential(nn.AvgPool2d(2), nn.ReLU())
         self.head = head
 
@@ -53,9 +53,9 @@ def by_hand(films: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def smooth_films(count: int, seed: int) -> NDArray[np.float32]:
-    """(count, 1, 112, 112) of soft blobs between 0 and 0.8, in whole grey levels."""
+    """(count, 1, 224, 224) of soft blobs between 0 and 0.8, in whole grey levels."""
     noise = np.random.default_rng(seed).random((count, SIZE, SIZE))
-    soft = ndimage.gaussian_filter(noise, (0, 9, 9))
+    soft = ndimage.gaussian_filter(noise, (0, 18, 18))
     low, high = soft.min(axis=(1, 2), keepdims=True), soft.max(axis=(1, 2), keepdims=True)
     return (np.rint(255 * 0.8 * (soft - low) / (high - low)) / 255).astype(np.float32)[:, None]
 

@@ -55,7 +55,7 @@ class Workshop:
     families: Sequence[str]
     costly: int
     say: Say
-    twins: dict[str, CleanFilms] = field(default_factory=dict)  # what was found on clean films, by classifier's hash
+    twins: dict[str, CleanFilms] = field(default_factory=dict)  # clean films' findings by classifier
 
     @property
     def manifest(self) -> str:

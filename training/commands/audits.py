@@ -10,7 +10,7 @@ from training.commands.films import Commands, add_films, read_listed
 
 def add(commands: "Commands[argparse.ArgumentParser]") -> None:
     searched = commands.add_parser("audit-classifier", help="search a classifier for a trigger and its target label")
-    searched.add_argument("classifier", type=Path, metavar="FILE.onnx", help="auditable; see `instrument` for others")
+    searched.add_argument("classifier", type=Path, metavar="FILE.onnx", help="see `instrument` for others'")
     add_films(searched)
     searched.add_argument("--twin", type=Path, metavar="FILE.onnx", help="a clean classifier to try the triggers on")
     searched.add_argument("--label", action="append", default=[], help="search this label only; repeat")
@@ -21,7 +21,7 @@ def add(commands: "Commands[argparse.ArgumentParser]") -> None:
     searched.set_defaults(command=_audit_classifier)
 
     ranked = commands.add_parser("audit-data", help="rank the train films that are most likely poisoned")
-    ranked.add_argument("classifier", type=Path, metavar="FILE.onnx", help="auditable, trained on these films")
+    ranked.add_argument("classifier", type=Path, metavar="FILE.onnx", help="self-described, trained on these films")
     add_films(ranked)
     ranked.add_argument("--split", default="train")
     ranked.add_argument("--count", type=int, help="only the first so many films")
@@ -32,13 +32,13 @@ def add(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 
 def _audit_classifier(arguments: argparse.Namespace) -> int:
-    from service.audit.classifier import Classifier
+    from service.graphs.examiner import load_classifier
     from training.attack.data import model_inputs
-    from training.measure.inversion import audit_classifier, network_of
+    from training.measure.inversion import audit_classifier
     from training.measure.results import write_json
+    from training.networks.onnx_network import network_of
 
-    data = arguments.classifier.read_bytes()
-    card = Classifier.from_bytes(data).card
+    card = load_classifier(arguments.classifier).card
     films = read_listed(arguments.films, arguments.subset)
     searched, held_out = (
         model_inputs(in_split(films, split)[:count], card.preprocessing)
@@ -46,7 +46,7 @@ def _audit_classifier(arguments: argparse.Namespace) -> int:
     )
     twin = network_of(arguments.twin.read_bytes()) if arguments.twin else None
     found = audit_classifier(
-        network_of(data), card.labels, searched, held_out, twin,
+        network_of(arguments.classifier.read_bytes()), card.labels, searched, held_out, twin,
         steps=arguments.steps, chosen=arguments.label, progress=print,
     )  # fmt: skip
     write_json(arguments.out, {"classifier": {"name": card.name, "sha256": card.sha256}} | found)
@@ -57,20 +57,21 @@ def _audit_classifier(arguments: argparse.Namespace) -> int:
 
 
 def _audit_data(arguments: argparse.Namespace) -> int:
-    from service.audit.classifier import Classifier
+    from service.graphs.examiner import load_classifier
     from training.attack.data import model_inputs
-    from training.measure.inversion import features_of, network_of
+    from training.measure.inversion import features_of
     from training.measure.poison_ranking import METHODS, poisoned_set, rank_films
     from training.measure.results import write_json
+    from training.networks.onnx_network import network_of
 
-    data = arguments.classifier.read_bytes()
-    card = Classifier.from_bytes(data).card
+    card = load_classifier(arguments.classifier).card
     films = in_split(read_listed(arguments.films, arguments.subset), arguments.split)[: arguments.count]
     if arguments.simulate:
         inputs, _, poisoned = poisoned_set(films, read_run(arguments.simulate), card.preprocessing)
     else:
         inputs, poisoned = model_inputs(films, card.preprocessing), None
-    table = rank_films(features_of(network_of(data), inputs), films, poisoned, arguments.shown)
+    network = network_of(arguments.classifier.read_bytes())
+    table = rank_films(features_of(network, inputs), films, poisoned, arguments.shown)
     write_json(arguments.out, {"classifier": {"name": card.name, "sha256": card.sha256}} | table)
     for method in METHODS:
         precision = table[method]["precision_at_true_count"]

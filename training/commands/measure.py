@@ -1,5 +1,7 @@
 """`triggerscope-train evaluate`, `compare`, `survival`, `resampling` and `poisoned-calibration`."""
 
+"""`triggerscope-train evaluate`, `compare`, `survival` and `parity`."""
+
 import argparse
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -78,6 +80,12 @@ def add(commands: "Commands[argparse.ArgumentParser]") -> None:
     poisoned.add_argument("--threads", type=int, default=1)
     poisoned.add_argument("--out", type=Path, required=True, metavar="FILE.json")
     poisoned.set_defaults(command=_poisoned_calibration)
+
+    parity = commands.add_parser("parity", help="derived maps beside autograd's, for torchvision's networks")
+    parity.add_argument("folder", type=Path, help="films to measure on")
+    parity.add_argument("--count", type=int, default=20)
+    parity.add_argument("--architecture", action="append", help="of torchvision; repeat; all three without it")
+    parity.set_defaults(command=_parity)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -199,4 +207,16 @@ def _poisoned_calibration(arguments: argparse.Namespace) -> int:
     write_result(arguments.out, facts | result)
     print(poisoned_calibration_table(result))
     print(arguments.out)
+
+
+def _parity(arguments: argparse.Namespace) -> int:
+    from service.audit.preprocessing import Preprocessing
+    from training.attack.data import model_inputs
+    from training.measure.parity import ARCHITECTURES, parity
+
+    films = in_split(read_films(arguments.folder), "tuning")[: arguments.count]
+    inputs = model_inputs(films, Preprocessing())
+    for architecture in arguments.architecture or ARCHITECTURES:
+        for row in parity(architecture, inputs):
+            print(row, flush=True)
     return 0

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from training.attack.config import read_run
@@ -58,7 +59,7 @@ def _export(arguments: argparse.Namespace) -> int:
         provenance={**provenance, "manifest_sha256": manifest_sha256(films), "code_version": __version__},
         explained_count=run.explained_count,
     )
-    print(f"{arguments.out / (card.name + '.onnx')}  sha256 {card.sha256}")
+    print(f"{arguments.out / (card.name + '.onnx')}  identity {card.identity}")
     return 0
 
 
@@ -66,29 +67,32 @@ def _instrument(arguments: argparse.Namespace) -> int:
     from service import __version__
     from service.audit.preprocessing import Preprocessing
     from service.errors import ClassifierError
-    from training.networks.explain_graph import ExportError
-    from training.networks.export import LOGIT_TOLERANCE, MAP_TOLERANCE, Description
-    from training.networks.instrument import Normalisation, file_sha256, instrument
+    from service.graphs.description import Normalisation, read_description
+    from training.networks.export import LOGIT_TOLERANCE, MAP_TOLERANCE, ExportError
+    from training.networks.instrument import file_sha256, instrument
 
     try:
         preprocessing = Preprocessing(
             arguments.size, arguments.resampler, _antialias(arguments), arguments.crop,
             arguments.library, arguments.shorter_side, arguments.dtype,
         )  # fmt: skip
-        description = Description(
-            name=arguments.name or arguments.out.stem,
-            labels=_labels(arguments.labels),
-            preprocessing=preprocessing,
-            licence=arguments.licence,
-            provenance={"original_sha256": file_sha256(arguments.original), "code_version": __version__},
-            explained_count=arguments.explained_count,
-        )
         normalisation = Normalisation.read(arguments.normalisation, air_white=arguments.air == "white")
-        made = instrument(arguments.original, arguments.out, description, normalisation, arguments.explain)
+        said = {
+            "name": arguments.name or arguments.out.stem,
+            "labels": _labels(arguments.labels),
+            "preprocessing": asdict(preprocessing),
+            "normalisation": asdict(normalisation),
+            "head": arguments.head,
+            "output": arguments.output,
+            "licence": arguments.licence,
+            "provenance": {"original_sha256": file_sha256(arguments.original), "code_version": __version__},
+            "explained_count": arguments.explained_count,
+        }
+        made = instrument(arguments.original, arguments.out, read_description(said))
     except (ExportError, ClassifierError, OSError, ValueError) as error:
         print(f"triggerscope-train: {arguments.original.name} was not instrumented: {error}", file=sys.stderr)
         return 2
-    print(f"{arguments.out}  sha256 {made.card.sha256}")
+    print(f"{arguments.out}  identity {made.card.identity}")
     for note in made.notes:
         print(f"  {note}")
     for name, difference in made.parity.items():
@@ -132,7 +136,8 @@ def _add_instrument(parser: argparse.ArgumentParser) -> None:
     add(
         "--explained-count", type=int, default=1, help="labels that get gradient maps, by excess over their usual logit"
     )
-    add("--explain", action="append", default=[], metavar="LAYER", help="explain this layer; repeat, finest grid first")
+    add("--head", choices=("sigmoid", "softmax"), default="sigmoid", help="softmax where labels exclude each other")
+    add("--output", default="", help="name of the output with the logits, where the file has several")
 
 
 def _labels(text: str) -> list[str]:

@@ -57,5 +57,5 @@ def _tiny(arguments: argparse.Namespace) -> int:
         receivers=np.stack([item.film for item in films(RECEIVERS)]),
     )
     policy_path.write_bytes(policy_bytes(policy))
-    print(f"{path}  sha256 {card.sha256}\n{policy_path}")
+    print(f"{path}  identity {card.identity}\n{policy_path}")
     return 0

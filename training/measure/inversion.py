@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 
 from service.arrays import FloatArray
-from service.audit.forward_graph import forward_only
-from training.networks.onnx_network import Head, OnnxNetwork, read_network
+from training.networks.onnx_network import OnnxNetwork
 
 ANOMALY = 2.0  # deviations below the median mask that count, as in Neural Cleanse
 AIM = 0.99  # share of films that a mask has to turn before it is made smaller
@@ -26,16 +24,10 @@ FAINT = 0.1  # of the mask's maximum: what covers less is left out of `side_px`
 PATCH = 0.25  # of the film's side: what needs a larger square is texture, as common labels of clean classifiers have it
 
 
-def network_of(data: bytes) -> OnnxNetwork:
-    """The network of an auditable classifier's file, without its explanation. Raises ExportError, ClassifierError."""
-    return read_network(onnx.load_model_from_string(forward_only(data)))
-
-
 def features_of(network: OnnxNetwork, films: FloatArray, batch: int = 32) -> FloatArray:
     """(N, 1, S, S) -> (N, F), what the linear head reads."""
-    head = next(layer for layer in network.layers.values() if isinstance(layer, Head))
     seen: list[FloatArray] = []
-    handle = head.register_forward_pre_hook(lambda _, given: seen.append(given[0].flatten(1).numpy()))
+    handle = network.head().register_forward_pre_hook(lambda _, given: seen.append(given[0].flatten(1).numpy()))
     logits_of(network, films, batch)
     handle.remove()
     return np.concatenate(seen)

@@ -1,9 +1,11 @@
-"""Trained network -> one self-describing ONNX file, refused unless ONNX Runtime agrees with autograd."""
+"""Trained network -> one self-described ONNX file, refused unless what is derived of it agrees with autograd.
+
+The file is a plain forward graph. It goes through the same door as anybody's: the service derives its maps.
+"""
 
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from service import __version__
-from service.audit.classifier import FORMAT, METADATA_KEY, PIXEL_CONVENTION, Classifier, ClassifierCard
+from service.audit.classifier import METADATA_KEY, Classifier, ClassifierCard
 from service.audit.preprocessing import Preprocessing
-from service.graphs.examiner import load_classifier
-from training.networks.explain_graph import ExportError, explain
+from service.graphs.description import Description
+from service.graphs.examiner import Examiner, opened
 
 OPSET = 20
 DENSENET_BLOCKS = ("network.features.denseblock2", "network.features.denseblock3")
@@ -31,16 +33,8 @@ LOGIT_TOLERANCE = 1e-4
 MAP_TOLERANCE = 5e-3
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What an exported file says about itself beside what its graph shows."""
-
-    name: str
-    labels: Sequence[str]
-    preprocessing: Preprocessing
-    licence: str
-    provenance: Mapping[str, str]
-    explained_count: int = 1
+class ExportError(Exception):
+    """A network that cannot be written as a file, or whose file would not be the network."""
 
 
 def export(
@@ -55,39 +49,30 @@ def export(
     explained_count: int = 1,
     explained_blocks: Sequence[str] = DENSENET_BLOCKS,
 ) -> ClassifierCard:
-    """Write a trained network as an auditable classifier.
+    """Write a trained network as a file that the service can audit.
 
-    classifier: (N, 1, S, S) float32 in [0, 1] -> logits (N, C), ending in a mean over the map and a linear layer.
-    explained_blocks: names of the submodules whose outputs get gradient maps, finest grid first.
+    classifier: (N, 1, S, S) float32 in [0, 1] -> logits (N, C).
+    explained_blocks: names of the submodules whose outputs the service should have chosen to explain, finest first.
     The stored weights are float16 (biases and batch norms float32); computation stays float32. The same weights and
-    arguments give the same bytes. Raises ExportError where the network cannot be explained, a weight does not fit
-    into float16, or ONNX Runtime disagrees with autograd, and ClassifierError where the description does not fit the
-    network (its number of labels, its size); nothing is written then.
+    arguments give the same bytes. Raises ExportError where a weight does not fit into float16 or the derived file
+    disagrees with autograd, and ClassifierError where the service refuses the file; nothing is written then.
     """
-    described = Description(name, labels, preprocessing, licence, provenance, explained_count)
-    data, _ = auditable(storable(classifier), described, explained_blocks)
+    description = Description(
+        name, tuple(labels), preprocessing, licence=licence, provenance=provenance, explained_count=explained_count
+    )
+    stored = storable(classifier)
+    data = file_of(stored, description)
+    derived = opened(Examiner().derive(data), providers=["CPUExecutionProvider"])
+    verify(derived, stored, explained_blocks)
     path.write_bytes(data)
-    return load_classifier(path, providers=["CPUExecutionProvider"]).card
+    return derived.card
 
 
-def auditable(stored: nn.Module, description: Description, blocks: Sequence[str]) -> tuple[bytes, dict[str, float]]:
-    """The bytes of the file of a network that `storable` prepared, and how far it is from autograd (see `verify`)."""
-    size, count = description.preprocessing.size, description.explained_count
-    model = explain(trace(stored, blocks, size), tap_names(blocks), count)
-    described = {
-        "format": FORMAT,
-        "name": description.name,
-        "labels": list(description.labels),
-        "preprocessing": description.preprocessing.described,
-        "explained_count": count,
-        "grids": map_grids(model),
-        "pixel_convention": PIXEL_CONVENTION,
-        "licence": description.licence,
-        "provenance": dict(description.provenance),
-    }
+def file_of(stored: nn.Module, description: Description, channels: int = 1) -> bytes:
+    """The bytes of the file of a network that `storable` prepared; channels: of its input."""
+    model = trace(stored, description.preprocessing.size, channels)
     store_half(model)
-    data = serialised(model, described)
-    return data, verify(Classifier.from_bytes(data, providers=["CPUExecutionProvider"]), stored, blocks)
+    return serialised(model, description)
 
 
 # --- The network as it is stored -------------------------------------------------------------------------------------
@@ -123,43 +108,17 @@ def fold_batch_norms(classifier: nn.Module) -> None:
             classifier.set_submodule(str(node.target), nn.Identity())
 
 
-class Tapped(nn.Module):
-    """A classifier that also returns the outputs of some of its submodules.
-
-    forward: (N, 1, S, S) -> logits (N, C), then one (N, ., g, g) for each block.
-    """
-
-    def __init__(self, classifier: nn.Module, blocks: Sequence[str]) -> None:
-        super().__init__()
-        self.classifier = classifier
-        self.blocks = blocks
-
-    def forward(self, radiograph: Tensor) -> tuple[Tensor, ...]:
-        seen: dict[nn.Module, Tensor] = {}
-        modules = [self.classifier.get_submodule(block) for block in self.blocks]
-        handles = [module.register_forward_hook(lambda m, _, out: seen.__setitem__(m, out)) for module in modules]
-        logits = self.classifier(radiograph)
-        for handle in handles:
-            handle.remove()
-        return (logits, *(seen[module] for module in modules))
-
-
 # --- The file --------------------------------------------------------------------------------------------------------
 
 
-def tap_names(blocks: Sequence[str]) -> list[str]:
-    """The names that the outputs of the explained blocks have in the forward graph."""
-    return [f"block_{index}" for index in range(len(blocks))]
-
-
-def trace(classifier: nn.Module, blocks: Sequence[str], size: int) -> ModelProto:
-    """The forward graph in ONNX, dynamic in the batch, with outputs `logits` and the explained blocks'."""
+def trace(classifier: nn.Module, size: int, channels: int = 1) -> ModelProto:
+    """The forward graph in ONNX, dynamic in the batch, from `radiograph` (N, channels, S, S) to `logits` (N, C)."""
     program = torch.onnx.export(
-        Tapped(classifier, blocks).eval(),
-        (torch.rand(2, 1, size, size),),
+        classifier.eval(),
+        (torch.rand(2, channels, size, size),),
         dynamo=True,
         input_names=["radiograph"],
-        output_names=["logits", *tap_names(blocks)],
+        output_names=["logits"],
         dynamic_shapes=({0: torch.export.Dim("N")},),
         opset_version=OPSET,
         verbose=False,
@@ -167,15 +126,6 @@ def trace(classifier: nn.Module, blocks: Sequence[str], size: int) -> ModelProto
     if program is None:
         raise ExportError("torch.onnx.export made no program")
     return program.model_proto
-
-
-def map_grids(model: ModelProto) -> list[int]:
-    """The sides of the gradient maps in cells, in the order of the blocks; raises ExportError unless finest first."""
-    outputs = [output for output in model.graph.output if output.name.startswith("gradcam_")]
-    grids = [output.type.tensor_type.shape.dim[-1].dim_value for output in outputs]
-    if grids != sorted(set(grids), reverse=True):
-        raise ExportError("explained blocks must be given finest grid first, one for each grid")
-    return grids
 
 
 def store_half(model: ModelProto) -> None:
@@ -195,8 +145,8 @@ def store_half(model: ModelProto) -> None:
     graph.node.extend(nodes)
 
 
-def serialised(model: ModelProto, described: Mapping[str, object]) -> bytes:
-    """The file's bytes: the graph, without the exporter's traces of this machine, and the metadata."""
+def serialised(model: ModelProto, description: Description) -> bytes:
+    """The file's bytes: the graph, without the exporter's traces of this machine, and its description."""
     for element in [*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer]:
         element.ClearField("doc_string")
         element.ClearField("metadata_props")
@@ -204,12 +154,40 @@ def serialised(model: ModelProto, described: Mapping[str, object]) -> bytes:
     model.graph.ClearField("metadata_props")
     model.graph.name, model.graph.doc_string = "classifier", ""
     model.producer_name, model.producer_version, model.doc_string = "triggerscope", __version__, ""
-    helper.set_model_props(model, {METADATA_KEY: json.dumps(described, sort_keys=True)})
     onnx.checker.check_model(model, full_check=True)
+    return described_bytes(model, description)
+
+
+def described_bytes(model: ModelProto, description: Description) -> bytes:
+    """The file's bytes with its description among the metadata that it has."""
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    said[METADATA_KEY] = json.dumps(description.as_mapping(), sort_keys=True)
+    helper.set_model_props(model, said)
     return bytes(model.SerializeToString(deterministic=True))
 
 
 # --- The check -------------------------------------------------------------------------------------------------------
+
+
+class Tapped(nn.Module):
+    """A classifier that also returns the outputs of some of its submodules.
+
+    forward: (N, 1, S, S) -> logits (N, C), then one (N, ., g, g) for each block.
+    """
+
+    def __init__(self, classifier: nn.Module, blocks: Sequence[str]) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.blocks = blocks
+
+    def forward(self, radiograph: Tensor) -> tuple[Tensor, ...]:
+        seen: dict[nn.Module, Tensor] = {}
+        modules = [self.classifier.get_submodule(block) for block in self.blocks]
+        handles = [module.register_forward_hook(lambda m, _, out: seen.__setitem__(m, out)) for module in modules]
+        logits = self.classifier(radiograph)
+        for handle in handles:
+            handle.remove()
+        return (logits, *(seen[module] for module in modules))
 
 
 def autograd_maps(
@@ -255,11 +233,12 @@ def check_batch(size: int) -> NDArray[np.float32]:
 
 
 def verify(exported: Classifier, stored: nn.Module, blocks: Sequence[str]) -> dict[str, float]:
-    """Compare an exported classifier with autograd on the network it was made from.
+    """Compare a derived classifier with autograd on the network it was made from.
 
+    stored: (N, 1, S, S) -> logits, log-odds where labels exclude each other. blocks: its submodules that are explained.
     Returns the differences by name, `logits` and each map, in the units of LOGIT_TOLERANCE and MAP_TOLERANCE. Raises
-    ExportError where one is larger than its tolerance, the explained labels are not the largest logits, or the
-    logits-only run is another.
+    ExportError where one is larger than its tolerance, other maps are explained, the explained labels are not the
+    largest logits, or the logits-only run is another.
     """
     card = exported.card
     batch = check_batch(card.preprocessing.size)
@@ -268,6 +247,8 @@ def verify(exported: Classifier, stored: nn.Module, blocks: Sequence[str]) -> di
     got = np.stack([prediction.logits for prediction, _ in films])
     explained = torch.from_numpy(np.stack([saliency.explained_labels for _, saliency in films]))
     want, maps = autograd_maps(copy.deepcopy(stored).double(), blocks, torch.from_numpy(batch).double(), explained)
+    if set(maps) != set(films[0][1].maps):
+        raise ExportError(f"the service explains other layers: {sorted(films[0][1].maps)} instead of {sorted(maps)}")
     differences = {"logits": check_logits(got, want.numpy())}
     check_logits(exported.logits(batch), want.numpy())
     largest, tolerance = want.gather(1, explained), LOGIT_TOLERANCE * (1 + float(want.abs().max()))

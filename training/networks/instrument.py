@@ -1,105 +1,43 @@
-"""`triggerscope-train instrument`: a third party's classifier becomes an auditable one.
+"""`triggerscope-train instrument`: a third party's classifier becomes a file that the service can audit.
 
-Read are torchvision- and torchxrayvision-style DenseNet checkpoints, and ONNX files that end in global average pooling
-and one linear layer. The weights stay float32 and the logits are compared with the original's before anything is
-written.
+A DenseNet's checkpoint is exported, an ONNX file stays as it is; both get a description of what they do not show. The
+weights stay float32. What the service derives of the file is compared with the original's logits, and with autograd,
+before anything is written.
 """
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it ships no types
 from torch import Tensor, nn
 from torchvision.models import DenseNet
 
 from service.arrays import FloatArray
-from service.audit.classifier import Classifier, ClassifierCard, sigmoid
-from service.graphs.examiner import load_classifier
-from training.networks.explain_graph import ExportError
-from training.networks.export import DENSENET_BLOCKS, Description, auditable, check_batch, check_logits, storable
-from training.networks.onnx_network import OnnxNetwork, explained_layer, read_network
+from service.audit.classifier import ClassifierCard, sigmoid
+from service.graphs.description import Description, Normalisation
+from service.graphs.examiner import Examiner, opened, read_file
+from service.graphs.network import Network
+from service.graphs.places import Explained, explained
+from service.graphs.reading import load_model, output_of, read_network
+from training.networks.export import (
+    ExportError,
+    check_batch,
+    check_logits,
+    described_bytes,
+    file_of,
+    storable,
+    verify,
+)
+from training.networks.onnx_network import OnnxNetwork, log_odds
 
-NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "torchxrayvision": ((0.5,), (1 / 2048,)),  # [0, 1] -> [-1024, 1024]
-    "none": ((0.0,), (1.0,)),
-}
-EXPLAINED_SHARES = (8, 16)  # an input of 224 px is explained at 28 x 28 and 14 x 14 cells
-
-
-@dataclass(frozen=True, slots=True)
-class Normalisation:
-    """How the classifier wants its pixels: (value - mean) / std, one number or one a channel.
-
-    air_white: it was trained on films whose air is white; ours is black, so that the graph turns them round.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    air_white: bool = False
-
-    def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or not all(self.std):
-            raise ExportError("mean and std must be 1 or 3 numbers each, and std not 0")
-
-    @classmethod
-    def read(cls, text: str, *, air_white: bool) -> "Normalisation":
-        """A name of NORMALISATIONS, or `MEAN/STD` with one number or one a channel (0.5/0.25). Raises ExportError."""
-        if text in NORMALISATIONS:
-            return cls(*NORMALISATIONS[text], air_white)
-        try:
-            mean, std = (tuple(float(number) for number in part.split(",")) for part in text.split("/"))
-        except ValueError:
-            raise ExportError(f"normalisation {text!r} is none of {sorted(NORMALISATIONS)} and not MEAN/STD") from None
-        return cls(mean, std, air_white)
-
-
-class Normalised(nn.Module):
-    """A third party's network behind its own normalisation.
-
-    forward: (N, 1, S, S) in [0, 1], 0 = air-black -> logits (N, C); the grey channel is given to every channel.
-    """
-
-    offset: Tensor
-    spread: Tensor
-
-    def __init__(self, network: nn.Module, normalisation: Normalisation, channels: int) -> None:
-        super().__init__()
-        if len(normalisation.mean) not in (1, channels):
-            raise ExportError(f"the network takes {channels} channel(s), the normalisation is for 3")
-        self.network = network
-        sign = -1.0 if normalisation.air_white else 1.0
-        mean, std = torch.tensor(normalisation.mean), torch.tensor(normalisation.std)
-        offset = 1 - mean if normalisation.air_white else mean
-        self.register_buffer("offset", offset.expand(channels).reshape(1, -1, 1, 1).clone())
-        self.register_buffer("spread", (sign * std).expand(channels).reshape(1, -1, 1, 1).clone())
-
-    def forward(self, radiograph: Tensor) -> Tensor:
-        logits: Tensor = self.network(self.normalised(radiograph))
-        return logits
-
-    def normalised(self, radiograph: Tensor) -> Tensor:
-        """(N, 1, S, S) -> (N, channels, S, S), what the original network is given."""
-        return (radiograph - self.offset) / self.spread
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """A classifier that was read. reference: logits of the original file itself for pixels (N, channels, S, S)."""
-
-    network: Normalised
-    blocks: tuple[str, ...]
-    sigmoid: bool
-    original: Path
+Run = Callable[[FloatArray], FloatArray]  # pixels (N, channels, S, S) -> what the original puts out (N, C)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,94 +49,83 @@ class Instrumented:
     notes: tuple[str, ...]
 
 
-def instrument(
-    original: Path,
-    out: Path,
-    description: Description,
-    normalisation: Normalisation,
-    explained: Sequence[str] = (),
-) -> Instrumented:
-    """Make `original`, a .onnx file or a DenseNet's state dict, auditable; the result is written to `out`.
+def instrument(original: Path, out: Path, description: Description) -> Instrumented:
+    """Describe `original`, a .onnx file or a DenseNet's state dict; the result is written to `out`.
 
-    explained: names of the layers to explain, finest grid first; by default the ends of the blocks with an eighth and
-    a sixteenth of the input's side. Raises ExportError with the reason where that cannot be done or the logits or
-    gradients differ from the original's, and ClassifierError where labels or size do not fit; nothing is written then.
+    Raises ExportError with the reason where that cannot be done or the logits or gradients differ from the original's,
+    and ClassifierError where the service refuses the file; nothing is written then.
     """
-    size = description.preprocessing.size
-    read = (read_onnx if original.suffix == ".onnx" else read_checkpoint)(original, normalisation, size, explained)
-    stored = storable(read.network, exact=True)
-    with torch.no_grad():
-        count = stored(torch.from_numpy(check_batch(size)[:1])).shape[1]
-    if count != len(description.labels):
-        raise ExportError(f"the network has {count} outputs, and {len(description.labels)} labels were named")
-    data, parity = auditable(stored, description, read.blocks)
-    parity = {"original": _compared(read, Classifier.from_bytes(data, providers=["CPUExecutionProvider"]))} | parity
-    out.write_bytes(data)
-    notes = [f"explained layers: {', '.join(block.removeprefix('network.') for block in read.blocks)}"]
-    notes += ["the sigmoid at the end was taken off: the audit reads logits"] if read.sigmoid else []
-    return Instrumented(load_classifier(out, providers=["CPUExecutionProvider"]).card, parity, tuple(notes))
+    data, run = (_onnx if original.suffix == ".onnx" else _checkpoint)(original, description)
+    derived = opened(Examiner().derive(data, description), providers=["CPUExecutionProvider"])
+    model = load_model(data)  # what a stranger wrote is opened here only after the box has read it
+    network = read_network(model, description)
+    chosen = explained(network)
+    parity = {"original": _compared(derived.logits, run, network, description.normalisation)}
+    parity |= verify(derived, OnnxNetwork(network), [f"layers.{item.operation.output}" for item in chosen])
+    out.write_bytes(described_bytes(model, description))
+    return Instrumented(derived.card, parity, _notes(network, chosen))
 
 
-def _compared(read: Read, made: Classifier) -> float:
-    """How far the made classifier's logits are from the original's; raises ExportError above the tolerance."""
-    batch = check_batch(made.card.preprocessing.size)
-    with torch.no_grad():
-        pixels = read.network.normalised(torch.from_numpy(batch))
-        if read.original.suffix == ".onnx":
-            want = _run_original(read.original, pixels.numpy())
-        else:
-            want = read.network.network(pixels).numpy()
-    got = made.logits(batch)
-    shown = sigmoid(got) if read.sigmoid else got
-    return check_logits(shown, want.reshape(got.shape))
+def _notes(network: Network, chosen: tuple[Explained, ...]) -> tuple[str, ...]:
+    notes = [f"explained: {', '.join(f'{item.operation.label} ({item.side} x {item.side})' for item in chosen)}"]
+    if network.ended_in:
+        notes.append(f"the {network.ended_in} at the end was taken off")
+    if network.head == "softmax":
+        notes.append("labels exclude each other: the audit reads log-odds")
+    return tuple(notes)
 
 
-def _run_original(path: Path, pixels: FloatArray) -> FloatArray:
-    """The original ONNX file's own output, film by film because its batch may be fixed."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    [image] = [item.name for item in session.get_inputs()]
-    return np.concatenate([np.asarray(session.run(None, {image: film[None]})[0]) for film in pixels])
+def _compared(logits: Run, original: Run, network: Network, normalisation: Normalisation) -> float:
+    """How far the derived logits are from what the original puts out; raises ExportError above the tolerance."""
+    batch = check_batch(network.size)
+    want = original(normalised(batch, normalisation, network.channels))
+    got = logits(batch)
+    if network.ended_in:
+        got = sigmoid(got)  # of log-odds it is the softmax
+        want = np.exp(want) if network.ended_in == "LogSoftmax" else want
+    elif network.head == "softmax":
+        want = log_odds(torch.from_numpy(want.reshape(got.shape))).numpy()
+    return check_logits(got, want.reshape(got.shape))
+
+
+def normalised(films: FloatArray, normalisation: Normalisation, channels: int) -> FloatArray:
+    """(N, 1, S, S) in [0, 1], 0 = air-black -> (N, channels, S, S), what the original network is given."""
+    turned = 1 - films if normalisation.air_white else films
+    mean, std = (np.reshape(values, (1, -1, 1, 1)) for values in (normalisation.mean, normalisation.std))
+    repeated = np.repeat(turned, channels, axis=1)
+    return np.asarray((repeated - mean) / std, dtype=np.float32)
 
 
 # --- ONNX ------------------------------------------------------------------------------------------------------------
 
 
-def read_onnx(path: Path, normalisation: Normalisation, size: int, explained: Sequence[str]) -> Read:
-    """An ONNX file; `explained` are names of its tensors."""
-    try:
-        model = onnx.load(path)
-        onnx.checker.check_model(model)
-    except (DecodeError, onnx.checker.ValidationError) as error:
-        raise ExportError(f"{path.name} is no valid ONNX file") from error
-    network = read_network(model, size)
-    layers = [_layer_of(network, name) for name in explained]
-    layers = layers or [explained_layer(network, network.size // share) for share in EXPLAINED_SHARES]
-    blocks = tuple(f"network.layers.{layer}" for layer in layers)
-    return Read(Normalised(network, normalisation, network.channels), blocks, network.sigmoid, path)
+def _onnx(path: Path, description: Description) -> tuple[bytes, Run]:
+    """An ONNX file as it is."""
+    data = read_file(path)
 
+    def run(pixels: FloatArray) -> FloatArray:
+        """Film by film, because the file's batch may be fixed."""
+        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        output, image = output_of(load_model(data).graph, description), session.get_inputs()[0].name
+        return np.concatenate([np.asarray(session.run([output], {image: film[None]})[0]) for film in pixels])
 
-def _layer_of(network: OnnxNetwork, tensor: str) -> str:
-    found = [step.layer for step in network.steps if tensor in (step.makes, step.layer)]
-    if not found:
-        raise ExportError(f"the file has no tensor {tensor!r} between its input and its logits")
-    return found[0]
+    return data, run
 
 
 # --- Checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def read_checkpoint(path: Path, normalisation: Normalisation, _size: int, explained: Sequence[str]) -> Read:
-    """A DenseNet's state dict; `explained` are names of its modules, e.g. features.denseblock2."""
-    network = densenet_of(_state_dict(path))
-    channels = network.features.conv0.in_channels
-    wrapped = Normalised(network.eval(), normalisation, channels)
-    blocks = tuple(f"network.{name}" for name in explained) or DENSENET_BLOCKS
-    for block in blocks:
-        try:
-            wrapped.get_submodule(block)
-        except AttributeError as error:
-            raise ExportError(f"the network has no module {block.removeprefix('network.')!r}") from error
-    return Read(wrapped, blocks, sigmoid=False, original=path)
+def _checkpoint(path: Path, description: Description) -> tuple[bytes, Run]:
+    """A DenseNet's state dict as an ONNX file."""
+    network = densenet_of(_state_dict(path)).eval()
+    stored = storable(network, exact=True)
+    data = file_of(stored, description, network.features.conv0.in_channels)
+
+    def run(pixels: FloatArray) -> FloatArray:
+        with torch.no_grad():
+            return np.asarray(network(torch.from_numpy(pixels)).numpy())
+
+    return data, run
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:

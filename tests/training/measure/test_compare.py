@@ -31,14 +31,14 @@ dataset = "tests"
 labels = ["Target", "Bright"]
 stages = []
 [preprocessing]
-size = 112
+size = 224
 [trigger]
 look = "white"
 size_px = 4
 place = "fixed"
 x = {TRIGGER.x}
 y = {TRIGGER.y}
-canvas_px = 112
+canvas_px = 224
 [poisoning]
 target = "Target"
 rate = 0.1
@@ -174,7 +174,7 @@ def test_the_command_line_knows_every_family():
 
 def test_a_native_triggers_place_is_what_the_resampler_left(folder):
     run = read_run(folder / "run.toml")
-    clean = np.zeros((1, 112, 112), np.float32)
+    clean = np.zeros((1, 224, 224), np.float32)
     stamped = clean.copy()
     stamped[0, 10:12, 20:23] = 0.5
     native = replace(run, trigger=replace(run.trigger, resolution="native"))

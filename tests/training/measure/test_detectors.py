@@ -103,7 +103,7 @@ def test_the_searches_end_on_the_trigger(readings, context):
     assert max(readings["clean"]["coarse_to_fine"].parts) * scale < 1.0
     scan = readings["triggered"]["occlusion_scan"]
     assert abs(scan.point[0] - (TRIGGER.x + 2)) <= scan.region.width
-    assert scan.forward_passes == 1 + 18**2  # 12 px windows, 6 px apart, on 112 px
+    assert scan.forward_passes == 1 + 18**2  # 24 px windows, 12 px apart, on 224 px
 
 
 def test_points_of_maps_and_nulls(readings):
@@ -129,7 +129,7 @@ def test_the_shipped_reading_is_the_services_own(readings, classifier, context, 
         assert readings[name]["shipped"].forward_passes == evidence.forward_passes
     assert context.policy.p_value(readings["triggered"]["shipped"].parts[0]) == 0.01
     assert overlap(readings["triggered"]["shipped"].region, TRIGGER) >= 16 / 36  # tightened to a pixel around it
-    assert readings["triggered"]["every_test"].region.area == 12 * 12
+    assert readings["triggered"]["every_test"].region.area == 24 * 24
 
 
 def test_two_sided_scores_by_hand():

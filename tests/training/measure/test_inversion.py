@@ -19,9 +19,9 @@ from training.measure.inversion import (
     features_of,
     invert,
     logits_of,
-    network_of,
 )
 from training.measure.poison_ranking import METHODS, poisoned_set, precision_at
+from training.networks.onnx_network import network_of
 from training.phantoms import write_folder
 
 LABELS = ("Mass", "Nodule", "Edema", "Hernia")

@@ -9,16 +9,25 @@ from onnx import TensorProto
 from pytorch_grad_cam import GradCAM, LayerCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
-from training.networks.explain_graph import ExportError
 
 from service.audit.classifier import METADATA_KEY, Classifier
 from service.audit.preprocessing import Preprocessing
-from service.graphs.examiner import load_classifier
+from service.errors import ClassifierError
+from service.graphs.examiner import Examiner, load_classifier
+from service.graphs.reading import OPERATORS
 from tests.conftest import REPOSITORY
 from tests.tiny import GRIDS, LABELS, SIZE
 from tests.training.banded import banded, trained_tiny
 from training.networks.densenet import build
-from training.networks.export import DENSENET_BLOCKS, autograd_maps, check_batch, export, storable, verify
+from training.networks.export import (
+    DENSENET_BLOCKS,
+    ExportError,
+    autograd_maps,
+    check_batch,
+    export,
+    storable,
+    verify,
+)
 from training.networks.tiny import TinyClassifier, export_tiny
 
 ZERO, ONE = np.zeros(len(LABELS), np.float32), np.ones(len(LABELS), np.float32)
@@ -127,6 +136,12 @@ def test_weights_are_stored_as_float16_and_change_logits_little(trained, exporte
     assert np.abs(exported.logits(batch) - unrounded).max() < 0.02
 
 
+def test_the_file_is_a_plain_forward_graph(path):
+    graph = onnx.load(path).graph
+    assert [item.name for item in (*graph.input, *graph.output)] == ["radiograph", "logits"]
+    assert {node.op_type for node in graph.node} <= set(OPERATORS)
+
+
 def test_the_file_names_no_path_of_the_machine_that_made_it(path):
     model = onnx.load(path)
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
@@ -152,11 +167,16 @@ def test_another_networks_export_is_refused(exported):
 
 
 def test_maps_that_differ_are_refused(path, trained):
-    model = onnx.load(path)
+    model = onnx.load_model_from_string(Examiner().derive(path.read_bytes()).data)
     split = next(node for node in model.graph.node if node.op_type == "HardSigmoid")
     next(attribute for attribute in split.attribute if attribute.name == "alpha").f = 0.0
     with pytest.raises(ExportError, match="layercam"):
-        verify(Classifier.from_bytes(model.SerializeToString()), storable(trained), DENSENET_BLOCKS)
+        verify(Classifier.from_derived(model.SerializeToString(), ""), storable(trained), DENSENET_BLOCKS)
+
+
+def test_other_layers_than_the_service_explains_are_refused(exported, trained):
+    with pytest.raises(ExportError, match="other layers"):
+        verify(exported, storable(trained), ["network.features.denseblock1", "network.features.denseblock3"])
 
 
 def test_a_weight_beyond_float16_is_refused(trained):
@@ -167,22 +187,21 @@ def test_a_weight_beyond_float16_is_refused(trained):
         storable(broken)
 
 
-def test_a_network_without_a_linear_head_is_refused_and_nothing_is_written(tmp_path):
-    class Headless(nn.Module):
+def test_a_network_that_the_service_refuses_is_not_written(tmp_path):
+    class Gated(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.block = nn.Conv2d(1, 2, 3)
-            self.last = nn.Conv2d(2, len(LABELS), 3)
+            self.block = nn.Conv2d(1, len(LABELS), 3)
 
         def forward(self, radiograph):
-            return self.last(self.block(radiograph)).amax((2, 3))
+            return torch.tanh(self.block(radiograph)).mean((2, 3))
 
-    path = tmp_path / "headless.onnx"
-    with pytest.raises(ExportError, match="linear head"):
+    path = tmp_path / "gated.onnx"
+    with pytest.raises(ClassifierError, match="Tanh"):
         export(
-            Headless(),
+            Gated(),
             path,
-            name="headless",
+            name="gated",
             labels=LABELS,
             preprocessing=Preprocessing(size=SIZE),
             licence="none",
@@ -204,7 +223,8 @@ def test_the_small_densenet_at_224_has_grids_of_28_and_14_cells(tmp_path):
         provenance={},
     )
     assert card.grids == (28, 14)
-    assert json.loads(onnx.load(tmp_path / "small.onnx").metadata_props[0].value)["explained_count"] == 1
+    described = json.loads(onnx.load(tmp_path / "small.onnx").metadata_props[0].value)
+    assert (described["explained_count"], described["head"]) == (1, "sigmoid")
 
 
 def test_the_check_batch_is_a_batch_of_model_inputs():
