@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -117,7 +117,7 @@ class Classifier:
     @classmethod
     def from_derived(
         cls, data: bytes, file_sha256: str, *, threads: int = 1, providers: Sequence[str] | None = None
-    ) -> "Classifier":
+    ) -> Self:
         """Load what service.graphs derived of the file of that hash, and nothing else: its maps are believed.
 
         threads: of one run; concurrency comes from calling from several threads. providers: ONNX Runtime's execution

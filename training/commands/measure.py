@@ -1,6 +1,4 @@
-"""`triggerscope-train evaluate`, `compare`, `survival`, `resampling` and `poisoned-calibration`."""
-
-"""`triggerscope-train evaluate`, `compare`, `survival` and `parity`."""
+"""`triggerscope-train evaluate`, `compare`, `survival`, `resampling`, `poisoned-calibration` and `parity`."""
 
 import argparse
 from dataclasses import replace
@@ -178,6 +176,7 @@ def _resampling(arguments: argparse.Namespace) -> int:
         found += [("films of the folder", row) for row in clean(read_folder(arguments.folder), pairs)]
     if found:
         print(clean_table(found))
+    return 0
 
 
 def _poisoned_calibration(arguments: argparse.Namespace) -> int:
@@ -207,6 +206,7 @@ def _poisoned_calibration(arguments: argparse.Namespace) -> int:
     write_result(arguments.out, facts | result)
     print(poisoned_calibration_table(result))
     print(arguments.out)
+    return 0
 
 
 def _parity(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from service.audit.calibration import CalibrationFilm, Policy, calibrate, split_
 from service.audit.classifier import Classifier, Prediction, Saliency
 from service.audit.evidence import gather
 from service.audit.preprocessing import model_input
+from service.graphs.examiner import Examiner, read_file
 from training.attack.triggers import Trigger, film_stream, stamp
 from training.metrics import bootstrap_mean
 from training.phantoms import make
@@ -36,6 +38,12 @@ class Remembering(Classifier):
         super().__init__(*parts)
         self._explained: dict[tuple[bytes, int], tuple[Prediction, Saliency]] = {}
         self._logits: dict[bytes, FloatArray] = {}
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """A classifier's file. Raises ClassifierError."""
+        derived = Examiner().derive(read_file(path))
+        return cls.from_derived(derived.data, derived.file_sha256)
 
     def explain(self, batch: FloatArray, centre: FloatArray, scale: FloatArray) -> list[tuple[Prediction, Saliency]]:
         return [self._explain(film[None], centre, scale) for film in batch]
