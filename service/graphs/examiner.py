@@ -7,6 +7,7 @@ maps ever run, and a signature inside the file is not needed.
 import functools
 import hashlib
 import json
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from service.audit.forward_graph import require_self_contained
 from service.errors import ClassifierError, TriggerscopeError
 from service.graphs.description import Description, read_description
 from service.graphs.protocol import DEFAULT_LIMITS, LENGTH, ExaminationLimits
+from service.graphs.report import findings
 from service.sandbox.child import Child
 
 START_SECONDS = 60.0
@@ -28,6 +30,7 @@ LARGEST_BATCH = 8
 GROWTH = 4  # times the incoming file that a derived one may have, for weights stored in 16 bits
 SPARE_BYTES = 64 << 20
 LONGEST_SENTENCE = 500
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class ExaminationStopped(TriggerscopeError):
@@ -101,13 +104,7 @@ class Examiner:
         answer, derived = self._asked(request, data, films)
         _require_not_refused(answer)
         require_self_contained(derived)
-        return Derived(
-            data=derived,
-            identity=str(answer["identity"]),
-            file_sha256=hashlib.sha256(data).hexdigest(),
-            description=read_description(answer["description"]),
-            report=answer.get("report"),
-        )
+        return _believed(answer, derived, hashlib.sha256(data).hexdigest())
 
     def _request(self, data: bytes, films: FloatArray | None, *, earlier: int = 0, more: int = 0) -> dict[str, Any]:
         return {
@@ -129,7 +126,7 @@ class Examiner:
             child.send(data, deadline)
             if films is not None:
                 child.send(films.astype("<f4").tobytes(), deadline)
-            answer = json.loads(_block(child, LARGEST_ANSWER_BYTES, deadline))
+            answer = json.loads(_block(child, LARGEST_ANSWER_BYTES, deadline), parse_constant=_not_a_number)
             if not isinstance(answer, dict):
                 raise ValueError("the answer is malformed")
             return answer, bytes(_block(child, GROWTH * len(data) + SPARE_BYTES, deadline))
@@ -167,6 +164,25 @@ def _require_not_refused(answer: dict[str, Any]) -> None:
     if "refused" in answer:
         sentence = str(answer["refused"])[:LONGEST_SENTENCE]
         raise ClassifierError("".join(letter for letter in sentence if letter.isprintable()))
+
+
+def _believed(answer: dict[str, Any], derived: bytes, file_sha256: str) -> Derived:
+    """What the box says, as far as it has the form of what it would say: it may be in a stranger's hands.
+
+    Raises ClassifierError.
+    """
+    try:
+        identity, report = str(answer["identity"]), answer.get("report")
+        if not SHA256.fullmatch(identity):
+            raise ValueError("the identity is no hash")
+        findings(report or {})
+        return Derived(derived, identity, file_sha256, read_description(answer["description"]), report)
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise ClassifierError("The process that read the file did not answer as it should.") from None
+
+
+def _not_a_number(name: str) -> float:
+    raise ValueError(f"{name} in an answer")
 
 
 def _block(child: Child, largest: int, deadline: float) -> bytearray:

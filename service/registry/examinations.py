@@ -74,9 +74,9 @@ class Examinations:
         Raises ClassifierError with what cannot be audited.
         """
         derived = self._examined(data, description)
-        if not re.fullmatch(NAME, derived.description.name):
-            raise ClassifierError("name: letters, digits, dots, dashes and underscores, at most 64, are needed.")
         card = opened(derived).card
+        if not re.fullmatch(NAME, card.name):
+            raise ClassifierError("name: letters, digits, dots, dashes and underscores, at most 64, are needed.")
         report = self._report(derived, card, beside.get(card.name))
         self._keep(derived, data, description)
         row = ClassifierRow(
