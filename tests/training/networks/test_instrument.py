@@ -9,22 +9,19 @@ import onnxruntime
 import pytest
 import torch
 import torchvision
-from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
-from training.networks.explain_graph import ExportError
 
 from service.__main__ import main as triggerscope
 from service.audit.preprocessing import Preprocessing
+from service.errors import ClassifierError
+from service.graphs.description import NORMALISATIONS, Description, Normalisation
 from service.graphs.examiner import load_classifier
 from training.__main__ import main
-from training.networks.export import Description
-from training.networks.instrument import NORMALISATIONS, Normalisation, instrument
-from training.networks.onnx_network import Concat, explained_layer, read_network
+from training.networks.instrument import instrument
 from training.networks.tiny import TinyClassifier
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / "light_densenet121.onnx"
 FILM = Path("models/examples/clean-910000.png")
-IMAGENET = Normalisation(*NORMALISATIONS["imagenet"])
 RNG = np.random.default_rng(0)
 
 
@@ -45,8 +42,8 @@ def labels_of(count: int) -> list[str]:
     return [f"label {index}" for index in range(count)]
 
 
-def described(count: int, size: int) -> Description:
-    return Description("other", labels_of(count), Preprocessing(size=size), "unknown", {"from": "a test"})
+def described(count: int, size: int, normalisation: Normalisation | None = None) -> Description:
+    return Description("other", tuple(labels_of(count)), Preprocessing(size=size), normalisation or Normalisation())
 
 
 def exported(network: nn.Module, path: Path, size: int, channels: int = 3, **changes: object) -> Path:
@@ -128,7 +125,7 @@ def tiny_checkpoint(path: Path, **wrapping: object) -> tuple[TinyClassifier, Pat
 def test_a_grey_checkpoint_in_a_wrapping(tmp_path, wrap):
     tiny, path = tiny_checkpoint(tmp_path / "tiny.pt", wrap=wrap)
     out = tmp_path / "out.onnx"
-    made = instrument(path, out, described(5, 64), Normalisation((0.5,), (0.25,)))
+    made = instrument(path, out, described(5, 64, Normalisation((0.5,), (0.25,))))
     assert made.parity["original"] < 1e-5
     film = RNG.random((2, 1, 64, 64), dtype=np.float32)
     with torch.no_grad():
@@ -137,18 +134,12 @@ def test_a_grey_checkpoint_in_a_wrapping(tmp_path, wrap):
 
 def test_films_with_white_air_are_turned_round(tmp_path):
     tiny, path = tiny_checkpoint(tmp_path / "tiny.pt")
-    instrument(path, tmp_path / "out.onnx", described(5, 64), Normalisation((0.5,), (0.25,), air_white=True))
+    turned = Normalisation((0.5,), (0.25,), air_white=True)
+    instrument(path, tmp_path / "out.onnx", described(5, 64, turned))
     film = RNG.random((1, 1, 64, 64), dtype=np.float32)
     with torch.no_grad():
         want = tiny(torch.from_numpy(1 - film)).numpy()
     np.testing.assert_allclose(load_classifier(tmp_path / "out.onnx").logits(film), want, atol=1e-5)
-
-
-def test_named_layers_are_explained(tmp_path):
-    _, path = tiny_checkpoint(tmp_path / "tiny.pt")
-    explained = ["features.denseblock1", "features.denseblock3"]
-    made = instrument(path, tmp_path / "out.onnx", described(5, 64), Normalisation((0.5,), (0.25,)), explained)
-    assert made.card.grids == (16, 4)
 
 
 # --- ONNX in other forms ---------------------------------------------------------------------------------------------
@@ -191,114 +182,74 @@ def pooled(*layers: nn.Module) -> nn.Module:
         (lambda: nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(8, 3, 1), nn.Flatten()), 20),
         (lambda: pooled(nn.Linear(8, 3), nn.Sigmoid()), 18),
         (MatrixHead, 20),
+        (lambda: pooled(nn.Linear(8, 3), nn.Softmax(dim=1)), 18),
+        (lambda: pooled(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3), nn.LogSoftmax(dim=1)), 20),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(128, 3)), 20),
     ],
-    ids=["gemm", "average pool and 1x1 convolution", "sigmoid", "matrix product, sum and sigmoid"],
+    ids=[
+        "gemm",
+        "pool and convolution",
+        "sigmoid",
+        "matrix product, sum, sigmoid",
+        "softmax",
+        "two layers",
+        "all cells",
+    ],
 )
 def test_heads_of_several_forms(tmp_path, ending, opset):
     torch.manual_seed(2)
     original = exported(Plain(ending()), tmp_path / "plain.onnx", 64, channels=1, opset_version=opset)
     out = tmp_path / "out.onnx"
-    made = instrument(original, out, described(3, 64), Normalisation((0.0,), (1.0,)))
+    made = instrument(original, out, described(3, 64))
     assert made.card.grids == (8, 4)
+    assert made.parity["original"] <= 1e-4
     film = RNG.random((1, 1, 64, 64), dtype=np.float32)
     session = onnxruntime.InferenceSession(original, providers=["CPUExecutionProvider"])
     want = session.run(None, {session.get_inputs()[0].name: film})[0].reshape(1, 3)
     got = load_classifier(out).logits(film)
-    sigmoid = any("sigmoid" in note for note in made.notes)
-    np.testing.assert_allclose(1 / (1 + np.exp(-got)) if sigmoid else got, want, atol=1e-5)
+    [end] = [note.split()[1] for note in made.notes if "taken off" in note] or [""]
+    shown = got if not end else 1 / (1 + np.exp(-got))
+    np.testing.assert_allclose(np.log(shown) if end == "LogSoftmax" else shown, want, atol=1e-5)
 
 
-def test_factors_and_summands_of_channels_are_read():
-    """Batch norm, then Mul and Add with a number a channel, as Caffe2 wrote its scale layers."""
-    weight, scale, shift = (RNG.random(shape).astype(np.float32) for shape in ((6, 1, 3, 3), (6, 1, 1), (1, 6, 1, 1)))
-    norm = [RNG.random(6).astype(np.float32) + 0.5 for _ in range(4)]
-    head, bias = RNG.random((6, 2)).astype(np.float32), RNG.random(2).astype(np.float32)
-    stored = {"weight": weight, "scale": scale, "shift": shift, "head": head, "bias": bias}
-    stored |= {f"norm{index}": values for index, values in enumerate(norm)}
-    nodes = [
-        helper.make_node("Conv", ["x", "weight"], ["a"], pads=[1, 1, 1, 1]),
-        helper.make_node("BatchNormalization", ["a", *(f"norm{index}" for index in range(4))], ["b"]),
-        helper.make_node("Mul", ["b", "scale"], ["c"]),
-        helper.make_node("Add", ["shift", "c"], ["d"]),
-        helper.make_node("Relu", ["d"], ["e"]),
-        helper.make_node("GlobalAveragePool", ["e"], ["f"]),
-        helper.make_node("Flatten", ["f"], ["g"]),
-        helper.make_node("Gemm", ["g", "head", "bias"], ["y"]),
-    ]
-    model = graph_of(nodes, stored, size=16)
-    film = RNG.random((1, 1, 16, 16), dtype=np.float32)
-    want = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+def test_the_graph_of_an_onnx_file_stays_as_it_is(tmp_path):
+    original = exported(Plain(pooled(nn.Linear(8, 3))), tmp_path / "plain.onnx", 64, channels=1)
+    made = instrument(original, tmp_path / "out.onnx", described(3, 64))
+    assert onnx.load(tmp_path / "out.onnx").graph == onnx.load(original).graph
+    assert load_classifier(tmp_path / "out.onnx").card.identity == made.card.identity
+
+
+def test_logits_of_labels_that_exclude_each_other(tmp_path, capsys):
+    """Said on the command line, because the file ends in plain logits; one of two outputs is named."""
+
+    class Two(Plain):
+        def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            maps = self.body(self.stem(pixels))
+            return maps, self.ending(maps)
+
+    torch.manual_seed(2)
+    original = tmp_path / "two.onnx"
+    network = Two(pooled(nn.Linear(8, 3)))
+    exported(network, original, 64, channels=1, output_names=["maps", "scores"])
+    out = tmp_path / "out.onnx"
+    more = ["--head", "softmax", "--output", "scores"]
+    assert main(["instrument", str(original), *options(out, "A,B,C", 64, "none"), *more]) == 0
+    assert "log-odds" in capsys.readouterr().out
+    film = RNG.random((1, 1, 64, 64), dtype=np.float32)
     with torch.no_grad():
-        got = read_network(model, 16)(torch.from_numpy(film)).numpy()
-    np.testing.assert_allclose(got, want.run(None, {"x": film})[0], rtol=1e-4)
-
-
-def graph_of(nodes: list[onnx.NodeProto], stored: dict[str, np.ndarray], size: int, channels: int = 1) -> ModelProto:
-    graph = helper.make_graph(
-        nodes,
-        "test",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", channels, size, size])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(values, name) for name, values in stored.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def test_the_explained_layers_are_those_that_end_the_blocks():
-    """torchvision's own names for the same layers are denseblock2 and denseblock3."""
-    network = read_network(onnx.load(LIGHT), 224)
-    for side, channels in ((28, 512), (14, 1024)):
-        layer = explained_layer(network, side)
-        assert isinstance(network.layers[layer], Concat)
-        step = next(step for step in network.steps if step.layer == layer)
-        with torch.no_grad():
-            found = Until(network, step.makes)(torch.rand(1, 3, 224, 224))
-        assert found.shape == (1, channels, side, side)
-
-
-class Until(nn.Module):
-    """A read network up to one of its tensors."""
-
-    def __init__(self, network: nn.Module, tensor: str) -> None:
-        super().__init__()
-        self.network, self.tensor = network, tensor
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        values = {self.network.input_name: pixels}
-        for step in self.network.steps:
-            values[step.makes] = self.network.layers[step.layer](*(values[name] for name in step.reads))
-            if step.makes == self.tensor:
-                break
-        return values[self.tensor]
+        want = network(torch.from_numpy(film))[1].softmax(1).numpy()
+    np.testing.assert_allclose(1 / (1 + np.exp(-load_classifier(out).logits(film))), want, atol=1e-5)
 
 
 # --- Refusals --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("ending", "reason"),
-    [
-        (lambda: pooled(nn.Linear(8, 3), nn.Softmax(dim=1)), "softmax"),
-        (lambda: pooled(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)), "global average pooling and one linear layer"),
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(128, 3)), "global average pooling"),
-        (lambda: nn.Sequential(nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)), "Tanh"),
-    ],
-    ids=["softmax", "two layers", "no pooling", "unknown operator"],
-)
-def test_other_endings_are_refused_with_the_reason(tmp_path, ending, reason):
-    original = exported(Plain(ending()), tmp_path / "plain.onnx", 64, channels=1)
-    with pytest.raises(ExportError, match=reason):
-        instrument(original, tmp_path / "out.onnx", described(3, 64), Normalisation((0.0,), (1.0,)))
+def test_what_the_service_refuses_is_not_written(tmp_path):
+    ending = nn.Sequential(nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    original = exported(Plain(ending), tmp_path / "plain.onnx", 64, channels=1)
+    with pytest.raises(ClassifierError, match="Tanh"):
+        instrument(original, tmp_path / "out.onnx", described(3, 64))
     assert not (tmp_path / "out.onnx").exists()
-
-
-def test_a_maximum_pool_behind_an_explained_layer_is_refused(tmp_path):
-    original = exported(Plain(pooled(nn.Linear(8, 3))), tmp_path / "plain.onnx", 64, channels=1)
-    network = read_network(onnx.load(original), 64)
-    first = next(step.makes for step in network.steps if "Relu" in step.layer)
-    normalisation = Normalisation((0.0,), (1.0,))
-    with pytest.raises(ExportError, match="MaxPool"):
-        instrument(original, tmp_path / "out.onnx", described(3, 64), normalisation, [first])
 
 
 def test_what_does_not_fit_is_refused_on_one_line(tmp_path, capsys):
@@ -311,11 +262,11 @@ def test_what_does_not_fit_is_refused_on_one_line(tmp_path, capsys):
         "5 outputs, and 2 labels": [str(path), *options(tmp_path / "out.onnx", "A,B", 64, "0.5/0.25")],
         "normalisation is for 3": [str(path), *options(tmp_path / "out.onnx", "A,B,C,D,E", 64)],
         "not MEAN/STD": [str(path), *options(tmp_path / "out.onnx", "A,B,C,D,E", 64, "half")],
-        "no module 'features.block9'": [str(path), *grey, "--explain", "features.block9"],
+        "no output other": [str(LIGHT), *options(tmp_path / "out.onnx", "A,B"), "--output", "other"],
         "no DenseNet's checkpoint": [str(tmp_path / "resnet.pt"), *grey],
         "save the network's state_dict": [str(tmp_path / "pickled.pt"), *grey],
-        "no valid ONNX file": [str(tmp_path / "not.onnx"), *grey],
-        "only squares": [str(LIGHT), *options(tmp_path / "out.onnx", "A,B", 64)],
+        "no ONNX model": [str(tmp_path / "not.onnx"), *grey],
+        "preprocessing makes 64 x 64": [str(LIGHT), *options(tmp_path / "out.onnx", "A,B", 64)],
     }
     for reason, arguments in cases.items():
         assert main(["instrument", *arguments]) == 2
