@@ -22,7 +22,7 @@ from service.graphs.examination import FILMS, examine, map_difference, pictures
 from service.graphs.network import Refused
 from service.graphs.places import explained
 from service.graphs.protocol import LENGTH
-from service.graphs.reading import load_model, read_network
+from service.graphs.reading import first_line, load_model, read_network
 from service.sandbox.child import receive
 from service.sandbox.restrictions import address_space_bytes, limit_memory, restrict
 
@@ -54,6 +54,8 @@ def _answer(
         return {"refused": error.detail}, b""
     except MemoryError:
         return {"refused": "The file needs more memory than an examination may use."}, b""
+    except Exception as error:  # noqa: BLE001 - a malformed file makes libraries raise what they like
+        return {"refused": f"The file is malformed ({type(error).__name__}: {first_line(error)})."}, b""
     if "report" in found:
         found["report"]["box"] = {"missing": missing, "memory_bytes": request["memory_bytes"]}
     return found, derived
