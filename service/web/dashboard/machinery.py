@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 from sqlalchemy.orm import Session
 
 from service.audit.calibration import Policy
-from service.audit.preprocessing import Resampler
+from service.audit.preprocessing import Dtype, Library, Resampler
 from service.graphs.description import NORMALISATIONS
 from service.graphs.report import findings
 from service.ledger import verify
@@ -66,6 +66,8 @@ def classifiers_page(session: SessionDep, held: ResourcesDep, reader: Reader, re
         policies=_policies(session, held, found),
         block=BLOCK,
         resamplers=get_args(Resampler),
+        libraries=get_args(Library),
+        dtypes=get_args(Dtype),
         normalisations=list(NORMALISATIONS),
     )
 

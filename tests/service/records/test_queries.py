@@ -3,8 +3,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, update
 
+from service.graphs.protocol import EXAMINER_VERSION
 from service.records import queries
 from service.records.queries import AuditFilters, Position
 from service.records.session import Database
@@ -41,6 +42,28 @@ def test_oldest_first_and_an_attempt_is_counted(database: Database) -> None:
         assert [(job.id, job.attempts) for job in claimed] == [(f"{1:032x}", 1), (f"{2:032x}", 1)]
     with database.read() as session:
         assert queries.queue_depth(session) == 1
+
+
+@pytest.mark.parametrize("state", [{"refusal": "Transpose cat_2: it moves places."}, {"examiner": None}])
+def test_films_of_a_classifier_that_cannot_be_audited_wait_and_take_nobodys_room(
+    database: Database, state: dict[str, str | None]
+) -> None:
+    add_jobs(database, 2)
+    with database.write() as unit:
+        add_classifier(unit.session, 2, "refused")
+        unit.session.execute(update(ClassifierRow).where(ClassifierRow.sha256 == sha(2)).values(**state))
+        for number in (11, 12, 13):
+            add_job(unit.session, number, classifier_sha256=sha(2), classifier_name="refused")
+    with database.read() as session:
+        assert [queries.queue_depth_beside(session, sha(number)) for number in (1, 2)] == [2, 3]
+        [(row, films)] = queries.waiting_for_classifiers(session)
+        assert (row.name, films) == ("refused", 3)
+    with database.write() as unit:
+        assert [job.classifier_name for job in queries.claim(unit.session, "me", LATER, 9)] == ["small", "small"]
+        assert not queries.has_claimable(unit.session, START)
+        unit.session.execute(update(ClassifierRow).values(refusal=None, examiner=EXAMINER_VERSION))
+    with database.write() as unit:
+        assert len(queries.claim(unit.session, "me", LATER, 9)) == 3
 
 
 def test_only_a_lease_that_ran_out_is_given_back(database: Database) -> None:

@@ -9,7 +9,9 @@ function description() {
   if (!form.elements.name.value.trim()) return "";
   const labels = form.labels.value.split("\n").map((label) => label.trim()).filter(Boolean);
   const preprocessing = {
-    size: Number(form.size.value), resampler: form.resampler.value, antialias: form.antialias.value === "yes", crop: Number(form.crop.value),
+    size: Number(form.size.value), library: form.library.value, resampler: form.resampler.value,
+    antialias: form.antialias.value === "yes", crop: Number(form.crop.value),
+    shorter_side: Number(form.shorter_side.value) || null, dtype: form.dtype.value,
   };
   return JSON.stringify({
     name: form.elements.name.value.trim(), labels, preprocessing, normalisation: form.normalisation.value.trim() || "none", head: form.head.value,
