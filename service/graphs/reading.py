@@ -5,6 +5,7 @@ left behind. Operators are those of convolutional networks that keep every place
 places, chooses by the data, draws random numbers or comes from elsewhere is refused by name.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from math import prod
 from typing import Any
@@ -204,19 +205,20 @@ class _Reader:
         self.names[image] = made
 
     def _end(self, nodes: list[NodeProto], output: str) -> None:
-        """Take off a sigmoid or softmax behind the logits."""
-        last = next((node for node in nodes if output in node.output), None)
+        """Take off a sigmoid or softmax behind the logits, whatever they are called behind it."""
         kinds: dict[str, Head] = {"Sigmoid": "sigmoid", "Softmax": "softmax", "LogSoftmax": "softmax"}
-        if last is None or last.op_type not in kinds:
-            return
-        if any(output in node.input for node in nodes):
-            return  # it is read again, so that it is not the end
+        maker = {name: place for place, node in enumerate(nodes) for name in node.output}
+        read = Counter(name for node in nodes for name in node.input)
+        name, readers = output, 0
+        while name in maker and nodes[maker[name]].op_type == "Identity" and read[name] == readers:
+            name, readers = nodes[maker[name]].input[0], 1
+        if name not in maker or read[name] != readers or nodes[maker[name]].op_type not in kinds:
+            return  # a sigmoid that is read elsewhere is not the end
+        last = nodes[maker[name]]
         if last.op_type != "Sigmoid":
             self.ended_over = attributes(last).get("axis", -1)
-        nodes.remove(last)
         self.head, self.ended_in = kinds[last.op_type], last.op_type
-        alias = NodeProto(op_type="Identity", input=[last.input[0]], output=[output])
-        nodes.append(alias)
+        nodes[maker[name]] = helper.make_node("Identity", [last.input[0]], [name])
 
     # --- One node after the other ---
 

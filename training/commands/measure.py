@@ -82,6 +82,7 @@ def add(commands: "Commands[argparse.ArgumentParser]") -> None:
     parity = commands.add_parser("parity", help="derived maps beside autograd's, for torchvision's networks")
     parity.add_argument("folder", type=Path, help="films to measure on")
     parity.add_argument("--count", type=int, default=20)
+    parity.add_argument("--settling", type=int, default=24, help="further films, whose statistics batch norms get")
     parity.add_argument("--architecture", action="append", help="of torchvision; repeat; all three without it")
     parity.set_defaults(command=_parity)
 
@@ -214,9 +215,10 @@ def _parity(arguments: argparse.Namespace) -> int:
     from training.attack.data import model_inputs
     from training.measure.parity import ARCHITECTURES, parity
 
-    films = in_split(read_films(arguments.folder), "tuning")[: arguments.count]
-    inputs = model_inputs(films, Preprocessing())
+    chosen = in_split(read_films(arguments.folder), "tuning")[: arguments.count + arguments.settling]
+    inputs = model_inputs(chosen, Preprocessing())
+    films, settling = inputs[: arguments.count], inputs[arguments.count :]
     for architecture in arguments.architecture or ARCHITECTURES:
-        for row in parity(architecture, inputs):
+        for row in parity(architecture, films, settling):
             print(row, flush=True)
     return 0

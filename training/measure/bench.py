@@ -33,7 +33,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from service.audit.pipeline import audit
 from service.audit.preprocessing import Preprocessing
 from service.films.radiograph import Limits
-from service.graphs.examiner import load_classifier
+from service.graphs.examiner import Examiner, opened
 from service.offline.models import find_models
 from training.attack.config import NIH_LABELS
 from training.networks.densenet import build
@@ -87,9 +87,9 @@ def session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def last_layer_maps_only(explained: Path, path: Path) -> Path:
-    """The exported graph cut down to the logits and the class activation maps."""
-    model = onnx.load(explained)
+def last_layer_maps_only(derived: bytes, path: Path) -> Path:
+    """The derived graph cut down to the logits and the class activation maps."""
+    model = onnx.load_model_from_string(derived)
     graph, wanted, kept = model.graph, {"logits", "class_activation_maps"}, []
     for node in reversed(graph.node):
         if set(node.output) & wanted:
@@ -121,8 +121,9 @@ def graph_rows(folder: Path, rounds: int) -> Iterator[Row]:
         network, ours_path, name="bench", labels=NIH_LABELS, preprocessing=Preprocessing(), licence="Apache-2.0",
         provenance=provenance,
     )  # fmt: skip
-    bare, maps = session(bare_path), session(last_layer_maps_only(ours_path, folder / "maps.onnx"))
-    ours = load_classifier(ours_path, providers=["CPUExecutionProvider"])
+    derived = Examiner().derive(ours_path.read_bytes())
+    bare, maps = session(bare_path), session(last_layer_maps_only(derived.data, folder / "maps.onnx"))
+    ours = opened(derived, providers=["CPUExecutionProvider"])
     centre, scale = np.zeros(14, dtype=np.float32), np.ones(14, dtype=np.float32)
 
     def forward() -> object:

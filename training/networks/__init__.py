@@ -1,1 +1,1 @@
-"""Networks and ONNX files: the two DenseNets, third parties' classifiers, and gradient maps inside an ONNX graph."""
+"""Networks and ONNX files: the two DenseNets, third parties' classifiers, and the canonical graph in PyTorch."""

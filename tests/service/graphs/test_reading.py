@@ -141,6 +141,10 @@ OPERATORS: dict[str, tuple[ModelProto, str]] = {
         behind(node("Reshape", "made cells", "map"), node("Softmax", "map", "y"), cells=integers(-1, 3, 1, 1)),
         "Reshape map of",
     ),
+    "a sigmoid that is read again": (
+        behind(node("Sigmoid", "made", "share"), node("Add", "made share", "y")),
+        "Sigmoid share: a sigmoid inside",
+    ),
     "a division by the film": (behind(node("Div", "one made", "y"), one=np.float32(1)), "Div y divides a constant by"),
     "a difference of logits": (behind(node("Sub", "made made", "y")), "Sub y of two tensors that depend on the film"),
 }

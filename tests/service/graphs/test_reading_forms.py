@@ -356,14 +356,16 @@ def test_the_described_normalisation(channels, air_white):
     np.testing.assert_allclose(got, original_output(file, pixels.astype(np.float32)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("called", [False, True])
 @pytest.mark.parametrize(
     ("kind", "attributes"), [("Sigmoid", {}), ("Softmax", {"axis": 1}), ("LogSoftmax", {}), ("Softmax", {"axis": -1})]
 )
-def test_what_the_file_ends_in_is_taken_off(kind, attributes):
-    """The sigmoid of the derived logits is the file's probability either way."""
+def test_what_the_file_ends_in_is_taken_off(kind, attributes, called):
+    """The sigmoid of the derived logits is the file's probability either way. called: by another name behind it."""
     before, stored = stem()
     after, more = head(output="logits")
-    file = model([*before, *after, node(kind, "logits", "y", **attributes)], stored | more)
+    ended = node(kind, "logits", "shares" if called else "y", **attributes)
+    file = model([*before, *after, ended, *([node("Identity", "shares", "y")] if called else [])], stored | more)
     logits = derived_outputs(file, described(), films())["logits"].astype(np.float64)
     want = original_output(file, films())
     want = np.exp(want) if kind == "LogSoftmax" else want

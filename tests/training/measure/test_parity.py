@@ -3,17 +3,21 @@
 import numpy as np
 import pytest
 
-from service.graphs.examination import pictures
-from training.measure.parity import SETTLING, SIZE, parity
+from training.measure.parity import SIZE, parity
+from training.phantoms import make
+
+
+@pytest.fixture(scope="module")
+def phantoms() -> np.ndarray:
+    return np.stack([make(seed, SIZE).pixels[None] for seed in range(14)]).astype(np.float32)
 
 
 @pytest.mark.parametrize(
     ("architecture", "export"),
     [("densenet121", (True, 20)), ("resnet50", (False, 17)), ("mobilenet_v2", (False, 13))],
 )
-def test_derived_maps_are_those_of_float32_autograd(architecture, export):
-    films = pictures(SIZE, SETTLING + 4)[SETTLING:]  # others than the batch norms' statistics are of
-    [row] = parity(architecture, films, [export])
-    assert np.median(row.maps) <= 1e-4
-    assert max(row.maps) <= 5e-3
+def test_derived_maps_are_those_of_float32_autograd(phantoms, architecture, export):
+    """In the median within what autograd is from its own float64, which a unit next to 0 decides."""
+    [row] = parity(architecture, phantoms[:4], phantoms[4:], [export])
+    assert np.median(row.maps) <= max(1e-4, 3 * np.median(row.floor))
     assert row.logits <= 1e-4
