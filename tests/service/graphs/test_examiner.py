@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from service.errors import ClassifierError
 from service.graphs.description import Description, read_description
-from service.graphs.examiner import Examiner, load_classifier, opened
+from service.graphs.examiner import ExaminationStopped, Examiner, load_classifier, opened
 from service.graphs.protocol import ExaminationLimits
 from service.graphs.shipped import shipped
 from tests.conftest import REPOSITORY
@@ -173,7 +173,7 @@ def test_closing_ends_what_is_being_examined() -> None:
     examiner, told = Examiner(), list[str]()
 
     def examine() -> None:
-        with pytest.raises(ClassifierError) as refused:
+        with pytest.raises(ExaminationStopped) as refused:
             examiner.examine((REPOSITORY / "models" / "nih-clean.onnx").read_bytes())
         told.append(refused.value.detail)
 
@@ -186,7 +186,7 @@ def test_closing_ends_what_is_being_examined() -> None:
     assert not thread.is_alive()
     assert time.monotonic() - started < 5
     assert len(told) == 1
-    with pytest.raises(ClassifierError, match="stopping"):
+    with pytest.raises(ExaminationStopped, match="stopping"):
         examiner.derive(CLASSIFIER.read_bytes())
 
 
