@@ -155,8 +155,8 @@ def test_the_log_names_every_file_of_an_audit(bench: Bench) -> None:
     assert told["files"] == {"original": original, **(job.audit.files or {})}
     stored = [
         path.read_bytes()
-        for path in bench.settings.data_dir.rglob("*")
-        if path.parent.parent.parent == bench.settings.data_dir
+        for folder in (bench.storage.originals, bench.storage.pixels, bench.storage.maps)
+        for path in folder.glob("*/*")
     ]
     assert {Kept.of(data).sha256 for data in stored} == {file["sha256"] for file in told["files"].values()}
 

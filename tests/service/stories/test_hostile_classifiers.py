@@ -25,7 +25,7 @@ NAME = "phantom-badnet3"
 RAW = {"Content-Type": "application/octet-stream"}
 SHUTDOWN_SECONDS = 120  # what open requests may take: the end must not wait for it
 MOST_SECONDS = 45  # for the end of a service, on a busy machine
-SCOPES = ["audits:write", "audits:read", "admin"]
+SCOPES = ["audits:write", "audits:choose", "audits:read", "admin"]
 
 
 @pytest.fixture

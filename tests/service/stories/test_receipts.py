@@ -27,7 +27,7 @@ ANSWERS = {
     ("POST", "/dicom-web/studies"): set(),
     ("POST", "/dicom-web/studies/{study_uid}"): set(),
     ("GET", "/healthz"): {"Health"},
-    ("GET", "/readyz"): {"Health"},
+    ("GET", "/readyz"): {"Readiness"},
 }
 FOUND = set(AuditResource.model_fields) - set(AuditReceipt.model_fields)
 RAW = {"Content-Type": "application/octet-stream"}
@@ -95,7 +95,13 @@ def world(
 @pytest.mark.parametrize("who", ["blind", "uploader"])
 @pytest.mark.parametrize(("method", "path"), MATRIX)
 def test_no_route_tells_who_may_not_read(world: World, method: str, path: str, who: str) -> None:
-    names = {"audit_id": world.audit["id"], "study_uid": "1.2", "name": "nobody", "map_name": "layercam_28"}
+    names = {
+        "audit_id": world.audit["id"],
+        "study_uid": "1.2",
+        "name": "nobody",
+        "map_name": "layercam_28",
+        "sha256": "0" * 64,
+    }
     address = path.format(**names, entry_id="0" * 32, delivery_id="0" * 32)
     headers = {"Accept": "application/json", **getattr(world, who)}
     body = {"content": world.film, "headers": headers | RAW} if method == "POST" else {"headers": headers}

@@ -22,7 +22,7 @@ from tests.service.serving import png, serving
 from tests.tiny import LABELS, SIZE
 
 RAW = {"Content-Type": "application/octet-stream"}
-SCOPES = ["audits:write", "audits:read", "admin"]
+SCOPES = ["audits:write", "audits:choose", "audits:read", "admin"]
 DESCRIPTION = {"name": "theirs", "labels": list(LABELS), "preprocessing": {"size": SIZE}, "licence": "theirs"}
 
 
