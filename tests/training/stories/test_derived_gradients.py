@@ -198,13 +198,15 @@ def test_gradients_through_each_operator(name, count):
 
 
 def test_equal_largest_values_share_a_gradient():
-    """Most windows behind a ReLU hold zeros only; each window's gradient counts once, as in PyTorch."""
+    """Many windows behind a ReLU hold zeros only; each window's gradient counts once, as in PyTorch."""
     torch.manual_seed(0)
     network = randomised(Small(SAME(), nn.MaxPool2d(2), dense()))
     with torch.no_grad():
-        network.coarse[1].bias.fill_(-1.0)
+        network.coarse[1].bias.zero_()
+        network.ending[2].weight.abs_()  # so that Grad-CAM, which reads the gradient's sum, is above 0
         coarse = network.coarse(network.fine(torch.from_numpy(FILMS)))
-    assert float((coarse == 0).float().mean()) > 0.5
+    alive = coarse.amax((2, 3), keepdim=True) > 0
+    assert bool(((nn.functional.max_pool2d(coarse, 2) == 0) & alive).any())
     assert_autograds(made(network, BLOCKS).classifier, network, BLOCKS)
 
 
