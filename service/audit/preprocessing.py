@@ -94,6 +94,8 @@ class Preprocessing:
     dtype: Dtype = "float32"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.size, int) or not isinstance(self.shorter_side, int | None):
+            raise ValueError("size and shorter_side are whole numbers of pixels")
         if not 32 <= self.size <= 2048:
             raise ValueError(f"size {self.size} is outside 32..2048")
         if not 0.0 < self.crop <= 1.0:

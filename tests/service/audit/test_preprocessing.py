@@ -52,6 +52,7 @@ def test_the_centre_crop():
     "settings",
     [
         {"size": 8},
+        {"size": 224.5},
         {"crop": 0.0},
         {"resampler": "nearest"},
         {"antialias": False},
