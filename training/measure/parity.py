@@ -39,23 +39,30 @@ EXPORTS = ((True, 20), (False, 17), (False, 13))  # whether by torch.export, and
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """maps: of each film the largest difference of its six maps, as a share of the map's sum. floor: the same of
-    autograd in float32 beside float64. logits: the largest difference, in units of 1 + the largest logit."""
+    """maps: of each film by map, the sum of differences as a share of the map's sum. floor: the same of autograd in
+    float32 beside float64. logits: the largest difference, in units of 1 + the largest logit."""
 
     architecture: str
     dynamo: bool
     opset: int
-    maps: tuple[float, ...]
-    floor: tuple[float, ...]
+    maps: tuple[dict[str, float], ...]
+    floor: tuple[dict[str, float], ...]
     logits: float
 
     def __str__(self) -> str:
         exporter = "torch.export" if self.dynamo else "TorchScript"
-        return (
-            f"{self.architecture:<12} {exporter:<12} opset {self.opset}  {len(self.maps)} films: median "
-            f"{np.median(self.maps):.1e}, worst {max(self.maps):.1e}; floor: median {np.median(self.floor):.1e}, "
-            f"worst {max(self.floor):.1e}; logits {self.logits:.1e}"
-        )
+        head = f"{self.architecture}, {exporter}, opset {self.opset}, {len(self.maps)} films: logits {self.logits:.0e}"
+        lines = [
+            f"  {name:<20} median {np.median(of_map(self.maps, name)):.0e}, worst {max(of_map(self.maps, name)):.0e}; "
+            f"floor: median {np.median(of_map(self.floor, name)):.0e}, worst {max(of_map(self.floor, name)):.0e}"
+            for name in sorted(self.floor[0])
+        ]
+        return "\n".join([head, *lines])
+
+
+def of_map(films: Sequence[dict[str, float]], name: str) -> list[float]:
+    """One map's differences on all films."""
+    return [film[name] for film in films]
 
 
 class Prepared(nn.Module):
@@ -114,14 +121,14 @@ def parity(
     blocks = [f"network.{block}" for block in ARCHITECTURES[architecture]]
     exact = copy.deepcopy(prepared).double()
     wanted = [_by_autograd(prepared, exact, blocks, film) for film in films]
-    floor = tuple(map_difference(single.maps, double.maps) for single, double in wanted)
+    floor = tuple(map_differences(single.maps, double.maps) for single, double in wanted)
     for dynamo, opset in exports:
         data = file_of(prepared.network, dynamo=dynamo, opset=opset)
         derived = opened(Examiner().derive(data, description_of(architecture)), providers=["CPUExecutionProvider"])
         maps, logits = [], []
         for film, (single, _) in zip(films, wanted, strict=True):
             prediction, saliency = derived.explain_label(film, int(single.logits.argmax()))
-            maps.append(map_difference(saliency.maps, single.maps))
+            maps.append(map_differences(saliency.maps, single.maps))
             logits.append(float(np.abs(prediction.logits - single.logits).max() / (1 + np.abs(single.logits).max())))
         yield Parity(architecture, dynamo, opset, tuple(maps), floor, max(logits))
 
@@ -148,10 +155,11 @@ def _by_autograd(
     return found[0], found[1]
 
 
-def map_difference(got: Mapping[str, NDArray[np.floating]], want: Mapping[str, NDArray[np.floating]]) -> float:
-    """The largest of a film's maps: the sum of differences over the map's sum."""
-    shares = [
-        np.abs(got[name].astype(np.float64) - values).sum() / (values.sum(dtype=np.float64) + 1e-12)
+def map_differences(
+    got: Mapping[str, NDArray[np.floating]], want: Mapping[str, NDArray[np.floating]]
+) -> dict[str, float]:
+    """Of one film by map: the sum of differences over the map's sum."""
+    return {
+        name: float(np.abs(got[name].astype(np.float64) - values).sum() / (values.sum(dtype=np.float64) + 1e-12))
         for name, values in want.items()
-    ]
-    return float(max(shares))
+    }
