@@ -60,17 +60,18 @@ def shape_of(model: ModelProto, tensor: str) -> list[int]:
     return [dimension.dim_value for dimension in found.type.tensor_type.shape.dim]
 
 
-def with_anothers_logits() -> bytes:
-    """The clean twin's file with all its maps, whose logits are the backdoored network's (trust.md's first case)."""
-    model, hidden = onnx.load(CLEAN), forward(BACKDOORED)
+def with_anothers_logits(shown: object = CLEAN, hidden: bytes | None = None) -> bytes:
+    """A file with all its maps, whose logits are another network's: the backdoored one behind its clean twin's maps."""
+    model = onnx.load(shown)
+    other = forward(BACKDOORED) if hidden is None else onnx.load_from_string(forward_only(hidden))
     for node in model.graph.node:
         for names in (node.input, node.output):
             names[:] = ["honest_logits" if name == "logits" else name for name in names]
-    hidden = onnx.compose.add_prefix(hidden, "hidden_", rename_inputs=False, rename_outputs=False)
-    for node in hidden.graph.node:
+    other = onnx.compose.add_prefix(other, "hidden_", rename_inputs=False, rename_outputs=False)
+    for node in other.graph.node:
         node.input[:] = ["radiograph" if name.endswith("radiograph") else name for name in node.input]
-    model.graph.node.extend(hidden.graph.node)
-    model.graph.initializer.extend(hidden.graph.initializer)
+    model.graph.node.extend(other.graph.node)
+    model.graph.initializer.extend(other.graph.initializer)
     return bytes(model.SerializeToString())
 
 

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.compose
 from onnx import helper, numpy_helper
 
 from service.audit.calibration import Policy, read_policy
-from service.audit.forward_graph import forward_only
 from service.records.session import Database, utc_now
 from service.records.tables import ActivationRow, ClassifierRow, PolicyRow
 from service.registry.registry import DEFAULT_SLOT, classifier_slot, policy_slot
+from tests.service.graphs import rogues
 from tests.tiny import CLASSIFIER, POLICY
 
 EXPLAINED = "cat_2"  # of the tiny network
@@ -47,16 +46,7 @@ def written_by_another() -> bytes:
 
 def with_anothers_logits() -> bytes:
     """All maps of the tiny classifier, and the logits of another network."""
-    model, hidden = tiny(), onnx.load_from_string(forward_only(other_network()))
-    for node in model.graph.node:
-        for names in (node.input, node.output):
-            names[:] = ["honest_logits" if name == "logits" else name for name in names]
-    hidden = onnx.compose.add_prefix(hidden, "hidden_", rename_inputs=False, rename_outputs=False)
-    for node in hidden.graph.node:
-        node.input[:] = ["radiograph" if name.endswith("radiograph") else name for name in node.input]
-    model.graph.node.extend(hidden.graph.node)
-    model.graph.initializer.extend(hidden.graph.initializer)
-    return bytes(model.SerializeToString())
+    return rogues.with_anothers_logits(CLASSIFIER, other_network())
 
 
 def other_network() -> bytes:
