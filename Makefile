@@ -7,7 +7,8 @@ DEV := .venv-dev/.ready
 .DEFAULT_GOAL := help
 
 # What test-fast leaves out: what needs torch, reads ninety films under each shipped pair, calibrates or examines the
-# shipped files again and again, starts servers, browsers or peers, or waits for clocks. PostgreSQL's half of each test is left out by name.
+# shipped files again and again, starts servers, browsers or peers, or waits for clocks. PostgreSQL's half of each test
+# is left out by name.
 SLOW := tests/training tests/browser tests/service/stories tests/service/web tests/service/pacs tests/service/queue \
 	tests/service/people/test_oidc.py tests/service/films/test_decoder_process.py tests/service/test_main.py \
 	tests/service/desk tests/service/audit/test_pipeline_scores.py tests/service/audit/test_calibration_poisoned.py \
