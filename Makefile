@@ -12,7 +12,8 @@ DEV := .venv-dev/.ready
 SLOW := tests/training tests/browser tests/service/stories tests/service/web tests/service/pacs tests/service/queue \
 	tests/service/people/test_oidc.py tests/service/films/test_decoder_process.py tests/service/test_main.py \
 	tests/service/desk tests/service/audit/test_pipeline_scores.py tests/service/audit/test_calibration_poisoned.py \
-	tests/service/graphs/test_examination.py tests/service/registry/test_examinations.py
+	tests/service/graphs/test_examination.py tests/service/graphs/test_examiner.py \
+	tests/service/registry/test_examinations.py
 
 .PHONY: help install demo serve fmt check hooks test-fast test bench bench-pacs bundle clean
 
