@@ -148,7 +148,7 @@ def _require(slopes: Mapping[str, Slopes], placed: Mapping[str, Placed], explain
             raise Refused(f"The gradients at {name} differ from central differences by {slopes[side].error:.1%}.")
         if not placed[side].near >= LEAST_NEAR:
             raise Refused(
-                f"The maps of {name} have no places: of {placed[side].windows} disturbed windows of films, "
+                f"The maps of {name} have no places: of {placed[side].windows} disturbed windows of pictures, "
                 f"{placed[side].near:.0%} change most where they are (at least {LEAST_NEAR:.0%} are needed)."
             )
         if not placed[side].elsewhere <= MOST_ELSEWHERE:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from service.arrays import FloatArray
+from service.audit.classifier import METADATA_KEY
 from service.audit.preprocessing import model_input
 from service.errors import ClassifierError
 from service.graphs.derivation import derive
-from service.graphs.description import Description, read_description
+from service.graphs.description import Description, description_of, read_description
 from service.graphs.examination import FILMS, examine, map_difference, pictures
 from service.graphs.network import Refused
 from service.graphs.places import explained
@@ -25,8 +26,6 @@ from service.graphs.protocol import LENGTH
 from service.graphs.reading import first_line, load_model, read_network
 from service.sandbox.child import receive
 from service.sandbox.restrictions import address_space_bytes, limit_memory, restrict
-
-METADATA_KEYS = ("triggerscope",)
 
 
 def main() -> None:
@@ -82,16 +81,9 @@ def _description(given: Mapping[str, Any] | None, said: Mapping[str, str]) -> De
     """What was handed in with the file, else what stands in it: labels and preprocessing, never maps."""
     if given is not None:
         return read_description(given)
-    text = next((said[key] for key in METADATA_KEYS if key in said), None)
-    if text is None:
+    if METADATA_KEY not in said:
         raise Refused("The file does not say what its labels and its preprocessing are: hand in a description.")
-    try:
-        described = json.loads(text)
-    except (ValueError, RecursionError):
-        raise Refused("The file's description of itself is no JSON.") from None
-    if not isinstance(described, dict):
-        raise Refused("The file's description of itself is no JSON object.")
-    return read_description(described)
+    return description_of(said[METADATA_KEY])
 
 
 def _inputs(films: FloatArray, description: Description) -> FloatArray:

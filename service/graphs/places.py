@@ -79,23 +79,12 @@ def dominators(network: Network) -> list[Operation]:
     last_read: dict[str, int] = {}
     for place, operation in enumerate(network.operations):
         last_read.update(dict.fromkeys(operation.inputs, place))
-    depends = _depending_on_film(network)
     found, open_until = [], last_read.get(INPUT, 0)
     for place, operation in enumerate(network.operations):
-        if operation.output not in depends:
-            continue
         if open_until <= place:
             found.append(operation)
         open_until = max(open_until, last_read.get(operation.output, place))
     return [operation for operation in found if way_around(network, operation.output) is None]
-
-
-def _depending_on_film(network: Network) -> set[str]:
-    reached = {INPUT}
-    for operation in network.operations:
-        if not reached.isdisjoint(operation.inputs):
-            reached.add(operation.output)
-    return reached
 
 
 def explained(network: Network) -> tuple[Explained, ...]:

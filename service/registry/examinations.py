@@ -53,7 +53,7 @@ class Judged:
 class Examinations:
     """The examiner, and the folder of what was handed in and derived.
 
-    sign: the installation's signature of a report. films: (n, 1, H, H) to measure on.
+    sign: the installation's signature of a report.
     """
 
     def __init__(
@@ -61,9 +61,8 @@ class Examinations:
         store: Path,
         examiner: Examiner,
         sign: Callable[[bytes], str] | None = None,
-        films: Callable[[], FloatArray | None] = lambda: None,
     ) -> None:
-        self.store, self._examiner, self._sign, self._films = store, examiner, sign, films
+        self.store, self._examiner, self._sign = store, examiner, sign
 
     def close(self) -> None:
         self._examiner.close()
@@ -139,7 +138,7 @@ class Examinations:
             derived = self._examiner.derive(data)
             if derived.identity == known["identity"]:
                 return replace(derived, report=known["report"])
-        return self._examiner.examine(data, description, self._films())
+        return self._examiner.examine(data, description)
 
     def _report(self, derived: Derived, card: ClassifierCard, before: ClassifierRow | None) -> dict[str, Any]:
         return {
